@@ -1,0 +1,1 @@
+"""Benchmarks: cases, providers, timing, studies, report and performance checks."""

@@ -1,0 +1,1 @@
+"""Fast recurrent networks and attention for PyTorch."""
