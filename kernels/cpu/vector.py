@@ -1,0 +1,169 @@
+"""Vectors while a kernel is being compiled: ordinary Python operators that emit LLVM instructions.
+
+A `Vector` stands for one register of `lanes` floats, a `Mask` for a lane-wise truth value, an `Int` for a 64-bit integer
+(sizes, and addresses in bytes). Code over them is straight-line Python that runs once, at compile time. No fast-math flag
+but `contract` is used, so NaN and infinities go through as IEEE 754 has them.
+"""
+
+from llvmlite import ir
+
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+
+
+class Lanes:
+    """The type of a vector: `count` lanes of `size` bytes (4: float32, 8: float64)."""
+
+    def __init__(self, size, count):
+        self.size, self.count = size, count
+        self.element = ir.DoubleType() if size == 8 else ir.FloatType()
+        self.floats = ir.VectorType(self.element, count)
+        self.ints = ir.VectorType(I64 if size == 8 else I32, count)
+        self.bools = ir.VectorType(I1, count)
+        self.suffix = f"v{count}f{8 * size}"
+
+    def constant(self, value):
+        """An ir.Constant with `value` in every lane."""
+        return ir.Constant(self.floats, [value] * self.count)
+
+    def constant_int(self, value):
+        return ir.Constant(self.ints, [value] * self.count)
+
+
+def call(builder, name, result, *arguments):
+    """Call the LLVM intrinsic `name`."""
+    kind = ir.FunctionType(result, [a.type for a in arguments])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, list(arguments))
+
+
+class Int:
+    """A 64-bit integer at run time; + and * with Ints and Python integers."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def _other(self, other):
+        return other.value if isinstance(other, Int) else I64(other)
+
+    def __add__(self, other):
+        return Int(self.builder, self.builder.add(self.value, self._other(other)))
+
+    def __sub__(self, other):
+        return Int(self.builder, self.builder.sub(self.value, self._other(other)))
+
+    def __mul__(self, other):
+        return Int(self.builder, self.builder.mul(self.value, self._other(other)))
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+class Mask:
+    """A truth value a lane."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def __and__(self, other):
+        return Mask(self.builder, self.builder.and_(self.value, other.value))
+
+    def __or__(self, other):
+        return Mask(self.builder, self.builder.or_(self.value, other.value))
+
+    def __invert__(self):
+        return Mask(self.builder, self.builder.not_(self.value))
+
+
+class Vector:
+    """One register of floats."""
+
+    def __init__(self, builder, lanes, value):
+        self.builder, self.lanes, self.value = builder, lanes, value
+
+    def new(self, value):
+        """A Vector of this one's kind."""
+        return Vector(self.builder, self.lanes, value)
+
+    def of(self, other):
+        """`other` as a Vector: a Vector itself, or a Python number in every lane."""
+        return other if isinstance(other, Vector) else self.new(self.lanes.constant(float(other)))
+
+    def _binary(self, other, emit):
+        return self.new(getattr(self.builder, emit)(self.value, self.of(other).value, flags=("contract",)))
+
+    def __add__(self, other):
+        return self._binary(other, "fadd")
+
+    def __sub__(self, other):
+        return self._binary(other, "fsub")
+
+    def __mul__(self, other):
+        return self._binary(other, "fmul")
+
+    def __truediv__(self, other):
+        return self._binary(other, "fdiv")
+
+    def __rsub__(self, other):
+        return self.of(other) - self
+
+    def __rtruediv__(self, other):
+        return self.of(other) / self
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __neg__(self):
+        return self.new(self.builder.fneg(self.value))
+
+    def _compare(self, other, sign):
+        return Mask(self.builder, self.builder.fcmp_ordered(sign, self.value, self.of(other).value))
+
+    def __lt__(self, other):
+        return self._compare(other, "<")
+
+    def __le__(self, other):
+        return self._compare(other, "<=")
+
+    def __gt__(self, other):
+        return self._compare(other, ">")
+
+    def __ge__(self, other):
+        return self._compare(other, ">=")
+
+    def unary(self, name):
+        """The LLVM intrinsic `name` (rint, fabs, floor, ...) of every lane."""
+        return self.new(call(self.builder, f"llvm.{name}.{self.lanes.suffix}", self.lanes.floats, self.value))
+
+    def bits(self):
+        """The lanes' bit patterns, an integer ir value."""
+        return self.builder.bitcast(self.value, self.lanes.ints)
+
+    def from_bits(self, ints):
+        return self.new(self.builder.bitcast(ints, self.lanes.floats))
+
+    def to_ints(self):
+        """The lanes as signed integers of their own width; they must be in range."""
+        return self.builder.fptosi(self.value, self.lanes.ints)
+
+
+def fma(x, y, z):
+    """x y + z; fused where the target has the instruction (fmuladd: never a call into libm)."""
+    floats = x.lanes.floats
+    return x.new(call(x.builder, f"llvm.fmuladd.{x.lanes.suffix}", floats, x.value, x.of(y).value, x.of(z).value))
+
+
+def select(mask, x, y):
+    """x where mask, else y."""
+    return x.new(x.builder.select(mask.value, x.value, x.of(y).value))
+
+
+def maximum(x, y):
+    """The larger of x and y; y where either is NaN. Compare and select: llvm.maxnum would drop a NaN."""
+    y = x.of(y)
+    return select(x > y, x, y)
+
+
+def minimum(x, y):
+    """The smaller of x and y; y where either is NaN."""
+    y = x.of(y)
+    return select(x < y, x, y)
