@@ -1,4 +1,6 @@
-"""Packaging. `kernels/` and `bench/` lie at the top of the repository and import as `seqkernels.kernels` and `seqkernels.bench`."""
+"""Packaging. `kernels/` and `bench/` import as `seqkernels.kernels` and `seqkernels.bench`."""
+
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
@@ -8,12 +10,15 @@ def mapped(folder):
     return [f"seqkernels.{name}" for name in [folder, *(f"{folder}.{p}" for p in find_packages(folder))]]
 
 
+TRITON = "triton>=3.6; platform_system == 'Linux'"
 BENCH = ["matplotlib", "jinja2", "rich", "scipy"]
 
 setup(
     name="seqkernels",
     version="0.1.0.dev0",
     description="Fast recurrent networks and attention for PyTorch: Numba kernels on CPUs, Triton kernels on GPUs",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["seqkernels", "seqkernels.*"]) + mapped("kernels") + mapped("bench"),
@@ -21,9 +26,15 @@ setup(
     package_data={"seqkernels": ["py.typed"], "seqkernels.bench": ["templates/*", "*.json"]},
     install_requires=["torch>=2.11", "numba>=0.61", "numpy>=1.26"],
     extras_require={
-        "gpu": ["triton>=3.6"],
+        "gpu": [TRITON],
         "bench": BENCH,
-        "dev": [*BENCH, "pytest", "pytest-benchmark", "hypothesis", "expecttest", "triton>=3.6", "ruff"],
+        "peers": ["onnx", "onnxruntime"],
+        "dev": [
+            *BENCH,
+            TRITON,
+            *["pytest", "pytest-benchmark", "hypothesis", "expecttest", "ruff"],
+            "setuptools>=64",  # tests/test_packaging.py builds without isolation
+        ],
     },
     entry_points={"console_scripts": ["seqkernels = seqkernels.cli:main"]},
 )

@@ -1,0 +1,31 @@
+# Each target is enough by itself: it makes .venv, installs what it needs and runs. ARGS="..." goes to the command.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: report test lint check clean
+
+report: $(VENV)/bench.installed  ## train, generate and race; writes report/report.html
+	$(BIN)/seqkernels bench $(ARGS)
+
+test: $(VENV)/dev.installed  ## the default test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check $(ARGS) .
+
+check: $(VENV)/dev.installed  ## exact counters against what is recorded; prints ratios
+	$(BIN)/seqkernels check $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+# A stamp is written after a whole install, so an interrupted one is taken up again.
+$(VENV)/%.installed: $(BIN)/python setup.py pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	touch -h $@
