@@ -1,0 +1,146 @@
+"""The named grid of cases, and what each is expected to show.
+
+T time, B batch, I input, H hidden, L layers, N heads, D head size. I = H wherever it is not given.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+MODULES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "lstm_cell": "LSTMCell", "gru_cell": "GRUCell", "rnn_cell": "RNNCell"}
+RECURRENT = tuple(MODULES)
+ATTENTION = ("attention", "decode")
+SUBSETS = ("quick", "default", "full")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the grid: an operation at a shape, in a mode.
+
+    mode: "forward" (inference), "training" (forward and backward) or "step" (one time step, batch 1).
+    subset: the smallest of "quick", "default" and "full" that holds the case.
+    """
+
+    operation: str
+    mode: str = "forward"
+    T: int = 1
+    B: int = 1
+    H: int = 0
+    L: int = 1
+    bidirectional: bool = False
+    N: int = 0
+    D: int = 0
+    causal: bool = False
+    dtype: str = "float32"
+    subset: str = "full"
+
+    @property
+    def name(self):
+        """The case in one word, for records, tests and tables."""
+        shape = f"N{self.N}-T{self.T}-D{self.D}" if self.operation in ATTENTION else f"T{self.T}-B{self.B}-H{self.H}"
+        extras = [f"L{self.L}"] * (self.L > 1) + ["both"] * self.bidirectional + ["causal"] * self.causal
+        return "-".join([self.operation, shape, *extras, self.dtype, self.mode])
+
+    @property
+    def cell(self):
+        """True for the modules that take one time step without a time dimension."""
+        return self.operation.endswith("_cell")
+
+    def smoke(self):
+        """The same case at a size that runs in a moment."""
+        return replace(self, T=min(self.T, 5), B=min(self.B, 3), H=min(self.H, 9), D=min(self.D, 8), N=min(self.N, 2))
+
+    def as_dict(self):
+        """Plain data; `Case(**case.as_dict())` gives the case back."""
+        return asdict(self)
+
+
+SHAPES = [(128, 1, 128), (128, 1, 512), (128, 32, 128), (128, 32, 512), (512, 64, 256), (64, 64, 1024)]
+QUICK = {"lstm": SHAPES[2:3], "gru": SHAPES[2:3], "rnn": []}
+DEFAULT = {"lstm": SHAPES[:4], "gru": SHAPES[2:3], "rnn": SHAPES[2:3]}
+
+
+def _sequences():
+    for operation in ("lstm", "gru", "rnn"):
+        for mode in ("forward", "training"):
+            for shape in SHAPES:
+                subset = "quick" if shape in QUICK[operation] else "default" if shape in DEFAULT[operation] else "full"
+                yield Case(operation, mode, *shape, subset=subset)
+
+
+def _steps():
+    for H in (128, 256, 512, 1024):
+        yield Case("lstm", "step", H=H, subset={128: "quick", 512: "default"}.get(H, "full"))
+    for operation in ("lstm_cell", "gru_cell", "rnn_cell"):
+        for H in (64, 128, 256, 512):
+            yield Case(operation, "step", H=H, subset="default" if (operation, H) == ("lstm_cell", 128) else "full")
+
+
+def _attention():
+    for T in (512, 2048):
+        for causal in (False, True):
+            subset = "full" if T == 512 else "quick" if causal else "default"
+            yield Case("attention", T=T, N=8, D=64, causal=causal, subset=subset)
+    yield Case("decode", T=16384, N=8, D=64, subset="quick")
+
+
+def _others():
+    yield Case("lstm", "forward", 128, 32, 200)
+    yield Case("lstm", "training", 128, 32, 200)
+    yield Case("gru", "forward", 128, 32, 256, bidirectional=True)
+    yield Case("lstm", "forward", 128, 32, 256, L=2)
+    yield Case("lstm", "training", 128, 32, 256, L=2, bidirectional=True)
+    yield Case("lstm", "forward", 128, 32, 256, dtype="float64")
+
+
+GRID = [*_sequences(), *_steps(), *_attention(), *_others()]
+
+
+def select(subset):
+    """The cases of a subset: those of the smaller subsets are among them."""
+    return [case for case in GRID if SUBSETS.index(case.subset) <= SUBSETS.index(subset)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What rows of the grid are expected to show: ratio = time of the peer / our time, at least `ratio`.
+
+    peer: the name of a provider, or "best" for the fastest peer of the row.
+    mean: the geometric mean over the rows is meant, instead of each row.
+    """
+
+    text: str
+    operation: str
+    mode: str
+    ratio: float
+    peer: str = "best"
+    mean: bool = False
+    H: tuple = ()
+    T: tuple = ()
+
+    def covers(self, case):
+        """Whether a case is one of this target's rows."""
+        plain = case.dtype == "float32" and case.L == 1 and not case.bidirectional
+        if self.operation in ("lstm", "gru", "rnn") and self.mode != "step":
+            plain = plain and (case.T, case.B, case.H) in SHAPES
+        return (
+            plain
+            and (case.operation, case.mode) == (self.operation, self.mode)
+            and (not self.H or case.H in self.H)
+            and (not self.T or case.T in self.T)
+        )
+
+
+TARGETS = [
+    Target("LSTM forward, each shape", "lstm", "forward", 1.0),
+    Target("LSTM forward, geometric mean", "lstm", "forward", 1.15, mean=True),
+    Target("LSTM training, geometric mean", "lstm", "training", 1.15, peer="torch", mean=True),
+    *(
+        Target(f"{operation.upper()} {mode}, each shape", operation, mode, 2.0, peer="torch")
+        for operation in ("rnn", "gru")
+        for mode in ("forward", "training")
+    ),
+    Target("nn.LSTM with T=1, B=1, H=128", "lstm", "step", 8.0, peer="torch", H=(128,)),
+    Target("nn.LSTM with T=1, B=1, H=256 to 1024", "lstm", "step", 20.0, peer="torch", H=(256, 512, 1024)),
+    Target("nn.LSTMCell with B=1, H=64 to 512", "lstm_cell", "step", 1.5, peer="torch"),
+    Target("attention forward, N=8, T=2048, D=64", "attention", "forward", 2.0, peer="torch", T=(2048,)),
+    Target("decode, one query, N=8, D=64, 16384 keys", "decode", "forward", 1.3, peer="torch"),
+]

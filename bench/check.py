@@ -1,0 +1,108 @@
+"""Performance checks on exact counters: `seqkernels check record` writes what is expected, `seqkernels check` compares.
+
+Expectations depend on the vector width of the processor, since packed layouts do, so that each width has its own.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from . import cases, counters, library, problems
+
+EXPECTED = Path(__file__).with_name("expected.json")
+FIGURES = ("allocations", "bytes", "operators", "packs", "specialisations")
+REFRESH = "seqkernels check record"
+
+
+def _case_rows():
+    chosen = [
+        cases.Case(operation, mode, T=16, B=8, H=64) for operation in ("lstm", "gru", "rnn") for mode in ("forward", "training")
+    ]
+    chosen += [
+        cases.Case("lstm", "step", H=128),
+        *(cases.Case(operation, "step", H=128) for operation in ("lstm_cell", "gru_cell", "rnn_cell")),
+        cases.Case("attention", T=128, N=2, D=64, causal=True),
+        cases.Case("decode", T=1024, N=8, D=64),
+    ]
+    chosen += [replace(chosen[0], L=2, bidirectional=True), replace(chosen[0], dtype="float64")]
+    return {case.name: case for case in chosen}
+
+
+def _stream_step(source):
+    torch.manual_seed(0)
+    stream = source.stream(source.nn.LSTM(128, 128).eval())
+    x = torch.randn(1, 128)
+
+    def step():
+        with torch.no_grad():
+            stream(x)
+
+    return step
+
+
+def rows(source=None):
+    """Row name -> a function that makes its call. source: a `library.Library`, ours by default."""
+    source = source or library.ours()
+    made = {
+        name: lambda case=case: problems.call(source, problems.make(case)) for name, case in _case_rows().items()
+    }
+    made["stream-lstm-H128-float32-step"] = lambda: _stream_step(source)
+    return made
+
+
+def measure(source=None):
+    """Row -> {figure: value}, each row with one thread, in an order that does not change."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {name: counters.count(make()) for name, make in rows(source).items()}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compare(measured, expected):
+    """Messages: one for each figure above its expectation and each row without one. Empty where all is well."""
+    messages = []
+    for row, figures in measured.items():
+        if row not in expected:
+            messages.append(f"{row}: no expectation is recorded. Record it with: {REFRESH}")
+            continue
+        for figure in FIGURES:
+            if figures[figure] > expected[row][figure]:
+                messages.append(
+                    f"{row}: {figure} a call rose to {figures[figure]:g}, expected {expected[row][figure]:g}. "
+                    f"If this is meant, refresh the expectation with: {REFRESH}"
+                )
+    return messages
+
+
+def improvements(measured, expected):
+    """Messages on figures that fell below their expectation, worth recording."""
+    return [
+        f"{row}: {figure} a call fell to {figures[figure]:g}, expected {expected[row][figure]:g}"
+        for row, figures in measured.items()
+        for figure in FIGURES
+        if row in expected and figures[figure] < expected[row][figure]
+    ]
+
+
+def width():
+    """The key of this machine's expectations: its vector width in float32 lanes."""
+    from seqkernels.kernels.cpu import target
+
+    return f"{target.current().lanes} lanes"
+
+
+def read(path=EXPECTED):
+    """All expectations: {width: {row: {figure: value}}}."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def record(path=EXPECTED, source=None):
+    """Measures, and writes the expectations of this machine's vector width; returns them."""
+    kept = read(path)
+    kept[width()] = measure(source)
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return kept[width()]

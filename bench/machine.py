@@ -1,0 +1,71 @@
+"""The machine's fingerprint: what a figure depends on besides the code."""
+
+import importlib.util
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve", "bf16")
+CPU = Path("/sys/devices/system/cpu")
+
+
+def fingerprint(threads):
+    """Plain data on processor, versions, settings and commit."""
+    info = _cpuinfo()
+    return {
+        "cpu": info.get("model name", platform.processor() or platform.machine()),
+        "isa": [flag for flag in FLAGS if flag in info.get("flags", info.get("Features", "")).split()],
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "caches": _caches(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime")},
+        "commit": _commit(),
+        "denormals": "kept" if (torch.tensor(1e-40) * 1).item() else "flushed to zero",
+        "huge_pages": _read(Path("/sys/kernel/mm/transparent_hugepage/enabled")) or "unknown",
+        "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "unset"),
+    }
+
+
+def _cpuinfo():
+    text = _read(Path("/proc/cpuinfo"))
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _caches():
+    found = {}
+    for index in sorted(CPU.glob("cpu0/cache/index*")):
+        found[f"L{_read(index / 'level')} {_read(index / 'type')}"] = _read(index / "size")
+    return found
+
+
+def _version(name):
+    return version(name) if importlib.util.find_spec(name) else "not installed"
+
+
+def _commit():
+    """Commit of the checkout that holds this file, with "+changes" where it has any; "" outside a checkout."""
+
+    def git(*words):
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit and commit + "+changes" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except FileNotFoundError:
+        return ""
+
+
+def _read(path):
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

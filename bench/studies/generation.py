@@ -1,0 +1,86 @@
+"""Study (b): time and bytes of state of one more token, at positions 16 to 16,384."""
+
+import math
+import time
+
+import torch
+
+from ..runners import RecomputeRunner, StreamRunner, runners
+
+POSITIONS = tuple(16 * 2**k for k in range(11))
+LIMIT_SECONDS = 5.0
+SAMPLES, MIN_SAMPLES, BUDGET_SECONDS = 31, 3, 4.0
+
+
+def measure(steps, budget=BUDGET_SECONDS):
+    """Seconds of single steps, interleaved over the runners: {name: [seconds, ...]}, at least 3 each, within a budget."""
+    samples = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    start = time.perf_counter()
+    for index in range(SAMPLES):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            samples[name].append(time.perf_counter() - begin)
+        if index + 1 >= MIN_SAMPLES and time.perf_counter() - start > budget:
+            break
+    return samples
+
+
+def expected_seconds(points, position):
+    """What one token will take at a position, from the last two (position, seconds) of a curve in log-log."""
+    if len(points) < 2:
+        return 0.0
+    (p, before), (q, now) = points[-2:]
+    slope = math.log(now / before) / math.log(q / p)
+    return now * (position / q) ** max(0.0, slope)
+
+
+def state_bytes(runner):
+    """Bytes of the tensors that the runner carries."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in runner.state())
+
+
+@torch.no_grad()
+def run(records, data, last, progress):
+    """Measures positions up to `last` that the records do not hold: kind "generation", one record a position.
+
+    A curve stops where one token would take over five seconds: kind "generation_stop".
+    """
+    positions = [position for position in POSITIONS if position <= last]
+    task = progress.add_task("generation", total=len(positions))
+    tokens = torch.cat([data[0][: positions[-1] + 1]] * (1 + positions[-1] // len(data[0]))).long()
+    alive, at, seen = runners(), {}, {}
+    for position in positions:
+        done = records.find("generation", position)
+        if not done:
+            for name in list(alive):
+                seconds = expected_seconds(seen.get(name, []), position)
+                if seconds > LIMIT_SECONDS:
+                    records.drop("generation_stop", name)
+                    records.add("generation_stop", name, position=position, seconds=seconds)
+                    del alive[name]
+            records.add("generation", position, curves=_at_position(alive, at, tokens, position))
+            done = records.find("generation", position)
+        for name, curve in done[0]["curves"].items():
+            seen.setdefault(name, []).append((position, min(curve["seconds"])))
+        progress.update(task, advance=1)
+
+
+def _at_position(alive, at, tokens, position):
+    """Takes every runner to `position` and measures its next tokens."""
+    token = tokens[position : position + 1]
+    curves = {}
+    for name, runner in alive.items():
+        streams = isinstance(runner, StreamRunner)
+        runner.advance(tokens[at.get(name, 0) if streams else 0 : position])
+        at[name] = position
+        curves[name] = {"bytes": state_bytes(runner), "formula": runner.formula(position)}
+    quick = {name: runner for name, runner in alive.items() if not isinstance(runner, RecomputeRunner)}
+    slow = {name: runner for name, runner in alive.items() if name not in quick}
+    for group in (quick, slow):
+        steps = {name: lambda runner=runner: runner.step(token) for name, runner in group.items()}
+        for name, seconds in measure(steps).items():
+            curves[name]["seconds"] = seconds
+    return curves

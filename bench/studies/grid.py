@@ -1,0 +1,32 @@
+"""Study (c): ours against each native peer that is present, over the named grid of cases."""
+
+from .. import cases, providers, race
+
+
+def pairs(subset):
+    """The (case, peer) of a subset that can be raced, and {peer: reason} for the peers that are not there at all."""
+    chosen = cases.select(subset)
+    found, absent = [], {}
+    for case in chosen:
+        for name, peer in providers.PEERS.items():
+            reason = peer.refuses(case)
+            if not reason:
+                found.append((case, name))
+            elif reason.startswith("not installed"):
+                absent[name] = reason
+    return found, absent
+
+
+def run(records, subset, seconds, threads, progress):
+    """Races every pair that the records do not hold: kind "race", one record a pair; kind "absent" for missing peers."""
+    found, absent = pairs(subset)
+    for name, reason in absent.items():
+        if not records.find("absent", name):
+            records.add("absent", name, reason=reason)
+    task = progress.add_task("racing", total=len(found))
+    for case, peer in found:
+        key = f"{case.name} {peer}"
+        progress.update(task, description=f"racing {case.name}")
+        if not records.find("race", key):
+            records.add("race", key, **race.run(case, peer, seconds, threads))
+        progress.update(task, advance=1)
