@@ -1,0 +1,113 @@
+"""What a call is allowed to be: argument checks in torch.nn's words, and the test for a plain call."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet, _dispatch_keys, _dispatch_tls_local_include_set
+from torch.autograd import forward_ad
+
+from seqkernels.kernels.cells import CELLS
+
+SERVED_DTYPES = (torch.float32, torch.float64)
+
+
+def _keys(*names):
+    keys = DispatchKeySet(getattr(DispatchKey, names[0]))
+    for name in names[1:]:
+        keys = keys.add(getattr(DispatchKey, name))
+    return keys.raw_repr()
+
+
+# Dispatch keys of a dense CPU tensor without views in disguise (negation, zero tensors, wrappers, nesting, other layouts),
+# and of an inference tensor; then the keys a thread adds when no mode, transform or tracer is active.
+_PLAIN_TENSOR = {_keys("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"), _keys("CPU", "AutocastCPU")}
+_PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect")}
+
+
+def plain_thread():
+    """True where a call runs at once and as written: no compiler, tracer, transform, mode, autocast or forward AD."""
+    return not (
+        torch.compiler.is_compiling()
+        or _dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._is_any_autocast_enabled()
+        or forward_ad._current_level >= 0
+    )
+
+
+def plain_tensor(x, dtype):
+    """True for a dense CPU torch.Tensor (or Parameter) of this dtype whose memory is what it shows."""
+    return (
+        (type(x) is Tensor or type(x) is torch.nn.Parameter)
+        and x.dtype is dtype
+        and _dispatch_keys(x).raw_repr() in _PLAIN_TENSOR
+    )
+
+
+def thread_reason() -> Optional[str]:
+    """Why no kernel runs under what is active in this thread, or None."""
+    if torch.compiler.is_compiling():
+        return "autocast is active" if torch.is_autocast_enabled("cpu") else None
+    if torch._C._is_any_autocast_enabled():
+        return "autocast is active"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform (vmap, grad, jvp, ...) is active"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit is tracing"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    return None
+
+
+def tensor_reason(name, x) -> Optional[str]:
+    """Why no kernel can read this tensor, or None."""
+    if x.layout is not torch.strided or x.is_nested:
+        return f"{name} is not a dense strided tensor"
+    if x.device.type not in ("cpu", "meta"):
+        return f"{name} is on {x.device}: the kernels run on the CPU"
+    if x.dtype not in SERVED_DTYPES:
+        return f"{name} is {x.dtype}: the kernels take float32 and float64"
+    return None
+
+
+def scan_arguments(cell, x, h_0, c_0, weights, batch_first):
+    """(T, B, H, D) of a layer, or the error that names what is wrong with it.
+
+    Raises ValueError for an unknown cell, a dtype mismatch or a missing c_0, RuntimeError for sizes and devices.
+    """
+    if cell not in CELLS:
+        raise ValueError(f"unknown cell '{cell}', expected one of {', '.join(CELLS)}")
+    if x.dim() != 3:
+        raise RuntimeError(f"x must have 3 dimensions, got {x.dim()}")
+    if h_0.dim() != 3:
+        raise RuntimeError(f"h_0 must have 3 dimensions (D, B, H), got {h_0.dim()}")
+    T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+    D, _, H = h_0.shape
+    if D not in (1, 2):
+        raise RuntimeError(f"h_0.size(0) must be the number of directions, 1 or 2, got {D}")
+    if T == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if CELLS[cell].states == 2 and c_0 is None:
+        raise ValueError(f"the cell '{cell}' needs c_0, got None")
+    if CELLS[cell].states == 1 and c_0 is not None:
+        raise ValueError(f"the cell '{cell}' has no c: c_0 must be None")
+    if len(weights) not in (2 * D, 4 * D):
+        raise RuntimeError(f"expected {2 * D} or {4 * D} weights for {D} direction(s), got {len(weights)}")
+    rows = CELLS[cell].gates * H
+    shapes = [(rows, x.shape[2]), (rows, H), (rows,), (rows,)][: len(weights) // D]
+    named = [("h_0", h_0, (D, B, H)), *([] if c_0 is None else [("c_0", c_0, (D, B, H))])]
+    named += [(f"weights[{i}]", w, shapes[i % len(shapes)]) for i, w in enumerate(weights)]
+    for name, tensor, shape in named:
+        matches(name, tensor, shape, x)
+    return T, B, H, D
+
+
+def matches(name, tensor, shape, x):
+    """Raises unless `tensor` has this shape and the dtype and device of x."""
+    if tensor.shape != shape:
+        raise RuntimeError(f"Expected {name} size {tuple(shape)}, got {list(tensor.shape)}")
+    if tensor.dtype != x.dtype:
+        raise ValueError(f"x and {name} must have the same dtype, got {x.dtype} and {tensor.dtype}")
+    if tensor.device != x.device:
+        raise RuntimeError(f"x and {name} are not at the same device, found x at {x.device} and {name} at {tensor.device}")

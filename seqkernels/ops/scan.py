@@ -1,0 +1,203 @@
+"""`seqkernels::scan` and `seqkernels::scan_backward`: one layer of a recurrent network as one operator, and its gradient.
+
+Shapes as in `seqkernels.reference.scan`. An operator's outputs are fresh tensors, never views of each other or of an input.
+"""
+
+import torch
+from torch import Tensor
+
+from .. import _check, reference
+
+_LIB = torch.library.Library("seqkernels", "FRAGMENT")
+_LIB.define(
+    "scan(str cell, Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights, bool batch_first, bool save)"
+    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIB.define(
+    "scan_backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights,"
+    " Tensor y, Tensor c, Tensor gates, bool batch_first, bool needs_dx, bool needs_dw)"
+    " -> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor[] dweights)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _driver():
+    from . import scan_cpu
+
+    return scan_cpu
+
+
+def direct(cell, x, h_0, c_0, weights, batch_first):
+    """(y, h_n, c_n) by the driver, past the dispatcher, from cached packed weights. The arguments are known to be right."""
+    driver = _driver()
+    packed = driver.packed_weights(cell, weights)
+    return driver.forward(cell, x, h_0, c_0, weights, batch_first, False, packed)[:3]
+
+
+def through_operator(cell, x, h_0, c_0, weights, batch_first):
+    """(y, h_n, c_n) by the operator, which compilers, tracers and autograd see."""
+    save = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)
+    )
+    return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save)[:3]
+
+
+def _readable(x):
+    """x itself where its last dimension is dense, else a dense copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _forward_cpu(cell, x, h_0, c_0, weights, batch_first, save):
+    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    if x.dtype not in _check.SERVED_DTYPES:
+        raise NotImplementedError(_check.tensor_reason("x", x))
+    if 0 in (*x.shape[:2], *h_0.shape):
+        return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
+    c_0 = None if c_0 is None else c_0.contiguous()
+    return _driver().forward(cell, _readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
+
+
+def _empty_outputs(cell, x, h_0, c_0, batch_first, save):
+    """The outputs for an empty batch, or of no hidden units: nothing to compute."""
+    y, h_n, c_n, c, gates = _allocate(cell, x, h_0, c_0, batch_first, save)
+    return y, h_n.copy_(h_0), c_n if c_0 is None else c_n.copy_(c_0), c, gates
+
+
+def _allocate(cell, x, h_0, c_0, batch_first, save):
+    D, B, H = h_0.shape
+    T = x.shape[1] if batch_first else x.shape[0]
+    y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
+    h_n = x.new_empty((D, B, H))
+    c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
+    c = x.new_empty((D, T, B, H) if save and c_0 is not None else (0,))
+    gates = x.new_empty((_driver().gates_size(cell, T, B, H, D, x.dtype) if save else 0,))
+    return y, h_n, c_n, c, gates
+
+
+def _forward_fake(cell, x, h_0, c_0, weights, batch_first, save):
+    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    return _allocate(cell, x, h_0, c_0, batch_first, save)
+
+
+def _backward_cpu(
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
+):
+    weights = list(weights)
+    T, B, H, D = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    if B == 0 or H == 0:
+        made = _backward_fake(
+            cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
+        )
+        return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]])
+    _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, y, c, gates, batch_first, T)
+    dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
+    dx, dh_0, dc_0, dweights = _driver().backward(
+        cell, dy, dh_n, dc_n, _readable(x), h_0.contiguous(), c_0, weights, y.contiguous(), c.contiguous(),
+        gates.contiguous(), batch_first, needs_dx, needs_dw,
+    )
+    nothing = [x.new_empty((0,)) if t is None else t for t in (dx, dh_0, dc_0)]
+    return (*nothing, list(dweights) if needs_dw else [])
+
+
+def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, y, c, gates, batch_first, T):
+    D, B, H = h_0.shape
+    shape = (B, T, D * H) if batch_first else (T, B, D * H)
+    state = (D, B, H) if c_0 is not None else (0,)
+    size = _driver().gates_size(cell, T, B, H, D, x.dtype)
+    expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state), ("y", y, shape)]
+    expected += [("c", c, (D, T, B, H) if c_0 is not None else (0,)), ("gates", gates, (size,))]
+    for name, tensor, shape in expected:
+        if tensor is not None:
+            _check.matches(name, tensor, shape, x)
+
+
+def _backward_fake(
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
+):
+    empty = x.new_empty
+    dx = empty(x.shape if needs_dx else (0,))
+    dweights = [empty(w.shape) for w in weights] if needs_dw else []
+    return dx, empty(h_0.shape), empty((0,) if c_0 is None else c_0.shape), dweights
+
+
+def _save_for_backward(ctx, inputs, output):
+    cell, x, h_0, c_0, weights, batch_first, save = inputs
+    y, _, _, c, gates = output
+    ctx.cell, ctx.batch_first, ctx.save, ctx.per_layer = cell, batch_first, save, len(weights)
+    ctx.mark_non_differentiable(c, gates)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, h_0, c_0, *weights, y, c, gates)
+
+
+def _backward(ctx, dy, dh_n, dc_n, dc, dgates):
+    x, h_0, c_0, *rest = ctx.saved_tensors
+    weights, (y, c, gates) = rest[: ctx.per_layer], rest[ctx.per_layer :]
+    cell, batch_first = ctx.cell, ctx.batch_first
+    needs_dx, needs_dw = ctx.needs_input_grad[1], any(ctx.needs_input_grad[4])
+    dc_n = None if c_0 is None else dc_n
+    if dy is None and dh_n is None and dc_n is None:
+        return None, None, None, None, [None] * len(weights), None, None
+    if not ctx.save:
+        with torch.no_grad():
+            y, _, _, c, gates = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True)
+    dx, dh_0, dc_0, dweights = torch.ops.seqkernels.scan_backward(
+        cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
+    )
+    dx = dx if needs_dx else None
+    dc_0 = None if c_0 is None else dc_0
+    return None, dx, dh_0, dc_0, dweights if needs_dw else [None] * len(weights), None, None
+
+
+def _save_for_double_backward(ctx, inputs, output):
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, _, batch_first, needs_dx, needs_dw = inputs
+    ctx.cell, ctx.batch_first, ctx.needs = cell, batch_first, (needs_dx, needs_dw)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, *weights)
+
+
+def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
+    """Gradient of the gradient, by differentiating the reference twice. y, c and gates depend on the other arguments
+    and carry no gradient of their own: the recomputation accounts for all of it."""
+    needs_dx, needs_dw = ctx.needs
+    dy, dh_n, dc_n, *primals = ctx.saved_tensors
+    has_c = primals[2] is not None
+    upstream = [ddx if needs_dx else None, ddh_0, ddc_0 if has_c else None, *(ddweights if needs_dw else [])]
+    upstream += [None] * (len(primals) - len(upstream))
+    with torch.enable_grad():
+        seeds, primals = _differentiable(dy, dh_n, dc_n), _differentiable(*primals)
+        x, h_0, c_0, *weights = primals
+        outputs = reference.scan(ctx.cell, x, h_0, c_0, weights, ctx.batch_first)[:3]
+        pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
+        first = torch.autograd.grad(
+            [o for o, _ in pairs], [p for p in primals if p is not None], [s for _, s in pairs], create_graph=True,
+            materialize_grads=True,
+        )
+    first = iter(first)
+    first = [None if p is None else next(first) for p in primals]
+    chosen = [(f, u) for f, u in zip(first, upstream) if f is not None and u is not None and f.requires_grad]
+    wanted = [t for t in (*seeds, *primals) if t is not None]
+    grads = [None] * len(wanted)
+    if chosen:
+        grads = torch.autograd.grad(
+            [f for f, _ in chosen], wanted, [u for _, u in chosen], allow_unused=True, create_graph=torch.is_grad_enabled()
+        )
+    grads = iter(grads)
+    ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
+    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None, None
+
+
+def _differentiable(*tensors):
+    """Aliases that gradients can be asked for, still tied to the graph that the tensors came from."""
+    aliases = [None if t is None else t.view_as(t) for t in tensors]
+    return [a if a is None or a.requires_grad else a.requires_grad_() for a in aliases]
+
+
+_LIB.impl("scan", _forward_cpu, "CPU")
+_LIB.impl("scan_backward", _backward_cpu, "CPU")
+torch.library.register_fake("seqkernels::scan", _forward_fake, lib=_LIB)
+torch.library.register_fake("seqkernels::scan_backward", _backward_fake, lib=_LIB)
+torch.library.register_autograd("seqkernels::scan", _backward, setup_context=_save_for_backward, lib=_LIB)
+torch.library.register_autograd(
+    "seqkernels::scan_backward", _double_backward, setup_context=_save_for_double_backward, lib=_LIB
+)
