@@ -1,0 +1,107 @@
+"""How a cell's weights, gates and gradients lie in memory, and how many rows a register tile has.
+
+Units are taken W (the vector's lanes) at a time, a unit block; `blocks` of them make a slab, so that the forward tile,
+`blocks * gates` vectors wide, fills the registers for a cell of one gate too. H is padded to whole slabs inside the
+kernels only; the padding holds zero weights.
+
+    forward weights    [slab][k][block][gate][W]                      k: the product's inner dimension, unpadded
+    gates              [chunk][slab][row][block][width][W]            a chunk: `steps(B)` whole time steps, rows (t, b)
+    gradients          [slab][row][block][slot][W]                    the same rows
+    backward weights   [panel of PANEL W columns][slab][block][slot][unit in block][PANEL W]
+
+The gates' memory first holds the input pre-activations, then, for training, the values that the cell saves. A slot is
+one of the distinct gradients that the cell's backward returns: dx uses `x_slots` of them, du uses `u_slots`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..cells import CELLS
+from . import target
+
+PANEL = 4  # vectors of a backward tile
+_CHUNK_ROWS = 192
+
+
+class _Symbol:
+    """A stand-in that tells values apart: every operation gives a new one."""
+
+    def _new(self, *_):
+        return _Symbol()
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _new
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes of one cell at one element size (bytes) on the current target."""
+
+    gates: int
+    blocks: int
+    width: int
+    slots: int
+    x_slots: tuple
+    u_slots: tuple
+    has_direct_h: bool
+    lanes: int
+    size: int
+
+    @property
+    def vectors(self):
+        """Vectors of a forward tile."""
+        return self.blocks * self.gates
+
+    @property
+    def slab_units(self):
+        return self.blocks * self.lanes
+
+    @property
+    def gate_row(self):
+        """Elements of a row of gates in one slab."""
+        return self.blocks * self.width * self.lanes
+
+    @property
+    def gradient_row(self):
+        """Elements of a row of gate gradients in one slab."""
+        return self.blocks * self.slots * self.lanes
+
+    def slabs(self, H):
+        return -(-H // self.slab_units)
+
+    def panels(self, columns):
+        return -(-columns // (PANEL * self.lanes))
+
+    def forward_weights(self, H, K):
+        """Elements of the packed forward weights of a (gates * H, K) matrix."""
+        return self.slabs(H) * K * self.vectors * self.lanes
+
+    def backward_weights(self, H, columns):
+        """Elements of the packed backward weights of a (gates * H, columns) matrix."""
+        return self.panels(columns) * self.slabs(H) * self.slab_units * self.gates * PANEL * self.lanes
+
+
+def steps(B):
+    """Whole time steps in a chunk of a batch of B rows."""
+    return max(1, _CHUNK_ROWS // B)
+
+
+@lru_cache(maxsize=None)
+def layout(cell, size, save):
+    """The Layout of a cell for inference or, with `save`, for training."""
+    cell = CELLS[cell]
+    names = ("sigmoid", "tanh", "relu", "dsigmoid", "dtanh", "drelu")
+    _, backward = cell.bind(**{name: lambda _: _Symbol() for name in names})
+    states = [_Symbol() for _ in range(cell.states)]
+    dx, du, direct = backward(states, [_Symbol() for _ in range(cell.saved)], states, states)
+    distinct = list(dict.fromkeys((*dx, *du)))
+    return Layout(
+        gates=cell.gates,
+        blocks=max(1, 4 // cell.gates),
+        width=max(cell.gates, cell.saved) if save else cell.gates,
+        slots=len(distinct),
+        x_slots=tuple(distinct.index(d) for d in dx),
+        u_slots=tuple(distinct.index(d) for d in du),
+        has_direct_h=direct[0] is not None,
+        lanes=target.current().lanes(size),
+        size=size,
+    )

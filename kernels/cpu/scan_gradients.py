@@ -1,0 +1,172 @@
+"""Gradients of x, the weights and the biases from the gates' gradients of one chunk, as tile products.
+
+    dx += D W_ih          dW_ih += D^T x          dW_hh += D^T h          db += the sum of D's rows
+
+D are the chunk's gate gradients, just written and still in the cache. Columns of x and h are packed into panels of three
+vectors, so that a product over the chunk's rows reads both operands in order. Operations: 4 rows G H (I + H) less dh's.
+"""
+
+from numba import njit
+
+from . import target
+from .layout import PANEL, layout
+from .parts import load_part, store_part
+from .product import by_rows
+from .scan_backward import gradient_product
+from .tiles import add, load, outer, store, zeros
+
+_WIDE = 3  # vectors of a weight gradient tile
+
+ARGUMENTS = (
+    *("gradients", "B", "count"),  # of this chunk: `count` steps of B rows
+    *("x", "x_time", "x_row"),  # (count, B, I): address, strides
+    *("h", "h_time", "h_row"),  # (count, B, H): h_{t-1} of each step but, if h0 is not 0, the first
+    "h0",  # (B, H) contiguous: h_{t-1} of the chunk's first step, or 0
+    *("dx", "dx_time", "dx_row", "w_ih"),  # (count, B, I), 0: not wanted; W_ih packed for "x"
+    "dx_add",  # 1: add to what is there
+    *("dw_ih", "dw_hh"),  # (G H, I), (G H, H) contiguous; 0: not wanted
+    "db",  # (slabs, blocks, slots, W): sums of the gate gradients
+    "first_chunk",  # 1: write the sums; 0: add to them
+    "panels",  # room for rows x (I or H, rounded up) elements
+    *("I", "H"),
+    *("first", "last"),  # rows of dx, on the cuts of B
+    *("slab_first", "slab_last"),  # slabs of dW and db
+)
+
+
+def build(cell, size):
+    shape = layout(cell, size, True)
+    units, gradient_row = shape.slab_units, shape.gradient_row
+    W = shape.lanes
+    into_x = by_rows(lambda m: _into_x(m, shape), PANEL)
+    into_ih = _into_weights(shape, shape.x_slots)
+    into_hh = into_ih if shape.x_slots == shape.u_slots else _into_weights(shape, shape.u_slots)
+    pack = _pack_columns(shape)
+    into_biases = _into_biases(shape)
+    panel_weights = PANEL * W * len(shape.x_slots) * units
+
+    @njit(nogil=True)
+    def gradients_of(
+        gradients, B, count, x, x_time, x_row, h, h_time, h_row, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh, db,
+        first_chunk, panels, I, H, first, last, slab_first, slab_last
+    ):  # fmt: skip
+        rows, slabs = count * B, -(-H // units)
+        slab_bytes = size * gradient_row * rows
+        if dx:
+            for panel in range(-(-I // (PANEL * W))):
+                column = PANEL * W * panel
+                weights, left = w_ih + size * panel_weights * slabs * panel, I - column
+                if B == 1:
+                    place = (dx + size * column, dx_time, left, dx_add)
+                    into_x(0, count, count, ((gradients, slab_bytes, slabs, weights), *place))
+                elif dx_time == B * dx_row and last - first == B and B < 16:
+                    place = (dx + size * column, dx_row, left, dx_add)
+                    into_x(0, rows, rows, ((gradients, slab_bytes, slabs, weights), *place))
+                else:
+                    for step in range(count):
+                        here = gradients + size * gradient_row * B * step
+                        place = (dx + size * (dx_time * step + column), dx_row, left, dx_add)
+                        into_x(first, last, B, ((here, slab_bytes, slabs, weights), *place))
+        slab_range = (slab_first, slab_last)
+        if dw_ih:
+            into_biases(gradients, slab_bytes, rows, db, first_chunk, slab_range)
+            pack(x, x_time, x_row, 0, B, count, I, panels)
+            into_ih(gradients, slab_bytes, rows, panels, dw_ih, I, H, first_chunk, slab_range)
+            pack(h, h_time, h_row, h0, B, count, H, panels)
+            into_hh(gradients, slab_bytes, rows, panels, dw_hh, H, H, first_chunk, slab_range)
+
+    return gradients_of
+
+
+def _into_x(m, shape):
+    multiply = gradient_product(m, shape, shape.x_slots)
+    size = shape.size
+
+    @njit(nogil=True)
+    def tile(row, arguments):
+        operands, dx, dx_row, left, dx_add = arguments
+        acc = zeros(m, PANEL, size)
+        here = dx + size * dx_row * row
+        if dx_add:
+            acc = load_part(acc, (here, dx_row, m, left))
+        store_part(multiply(acc, operands, row), (here, dx_row, m, left))
+
+    return tile
+
+
+def _pack_columns(shape):
+    """Rows (step, b) of a (count, B, N) operand as panels [panel][row][_WIDE W], zero past N."""
+    size, wide = shape.size, _WIDE * shape.lanes
+
+    @njit(nogil=True)
+    def pack(a, a_time, a_row, first_step, B, count, N, panels):
+        for panel in range(-(-N // wide)):
+            column = panel * wide
+            target = panels + size * wide * count * B * panel
+            for step in range(count):
+                source, stride = a + size * a_time * step, a_row
+                if step == 0 and first_step:
+                    source, stride = first_step, N
+                for b in range(B):
+                    part = load_part(zeros(1, _WIDE, size), (source + size * (stride * b + column), 0, 1, N - column))
+                    store(part, target, 0)
+                    target += size * wide
+
+    return pack
+
+
+def _into_weights(shape, slots):
+    """dW (gates * H, N) (+)= D^T panels, for a range of slabs."""
+    size, W, blocks, units, row_slots = shape.size, shape.lanes, shape.blocks, shape.slab_units, shape.slots
+    gradient_row, wide = shape.gradient_row, _WIDE * shape.lanes
+    m = min(target.current().rows(_WIDE), W)
+    multiply = _down_rows(m, shape)
+
+    @njit(nogil=True)
+    def run(gradients, slab_bytes, rows, panels, dw, N, H, first_chunk, slab_range):
+        for slab in range(slab_range[0], slab_range[1]):
+            for panel in range(-(-N // wide)):
+                b = panels + size * wide * rows * panel
+                for block in range(blocks):
+                    for gate, slot in enumerate(slots):
+                        for lane in range(0, W, m):
+                            unit = slab * units + block * W + lane
+                            a = gradients + slab_bytes * slab + size * ((block * row_slots + slot) * W + lane)
+                            place = (dw + size * ((gate * H + unit) * N + wide * panel), N, H - unit, N - wide * panel)
+                            acc = zeros(m, _WIDE, size)
+                            if not first_chunk:
+                                acc = load_part(acc, place)
+                            store_part(multiply(acc, a, gradient_row, rows, b), place)
+
+    return run
+
+
+def _down_rows(m, shape):
+    """acc (m lanes of D, _WIDE vectors) += over rows: D's lanes as scalars times a packed row."""
+    size, wide = shape.size, _WIDE * shape.lanes
+
+    @njit(nogil=True)
+    def multiply(acc, a, a_row, rows, b):
+        for row in range(rows):
+            acc = outer(acc, a + size * a_row * row, 1, b + size * wide * row)
+        return acc
+
+    return multiply
+
+
+def _into_biases(shape):
+    n, size = shape.blocks * shape.slots, shape.size
+    gradient_row = shape.gradient_row
+
+    @njit(nogil=True)
+    def run(gradients, slab_bytes, rows, db, first_chunk, slab_range):
+        for slab in range(slab_range[0], slab_range[1]):
+            acc = zeros(1, n, size)
+            for row in range(rows):
+                acc = add(acc, load(acc, gradients + slab_bytes * slab + size * gradient_row * row, 0))
+            place = db + size * gradient_row * slab
+            if not first_chunk:
+                acc = add(acc, load(acc, place, 0))
+            store(acc, place, 0)
+
+    return run
