@@ -55,6 +55,6 @@ def pytest_terminal_summary(terminalreporter):
             counts.update((name, outcome) for name in OPTIONAL if name in report.nodeid.lower())
     ran = {n: ", ".join(f"{c} {outcome}" for (name, outcome), c in counts.items() if name == n) for n in OPTIONAL}
     terminalreporter.section("machine and optional parts")
-    terminalreporter.line(f"instruction set {current.name}, {current.lanes(4)} float32 lanes; torch {torch.__version__}")
+    terminalreporter.line(f"{current.name}, {current.lanes(4)} float32 lanes; torch {torch.__version__}")
     terminalreporter.line("; ".join(f"{name} {'present' if there else 'absent'}" for name, there in present.items()))
     terminalreporter.line("; ".join(f"{name}: {done or 'no test'}" for name, done in ran.items()))
