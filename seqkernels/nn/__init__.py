@@ -1,0 +1,19 @@
+"""torch.nn with its recurrent modules and MultiheadAttention on this package's kernels.
+
+`from seqkernels import nn` takes the place of `from torch import nn`: every public name of torch.nn is here.
+"""
+
+import torch.nn as _torch_nn
+
+from ._cell import GRUCell, LSTMCell, RNNCell
+from ._rnn import GRU, LSTM, RNN
+
+__all__ = sorted({name for name in dir(_torch_nn) if not name.startswith("_")})
+
+
+def __getattr__(name):
+    return getattr(_torch_nn, name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,150 @@
+"""RNNCell, LSTMCell and GRUCell in the place of torch.nn's: one step is a scan of length one."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .. import _check, reference
+from ..kernels.cells import CELLS
+from ..ops import scan as _ops
+from ._recurrent import zero_state
+
+
+class Cell:
+    """Stands before torch's class among the bases of the three cells; `self._cell` is the name of the cell."""
+
+    def forward(self, input, hx=None):
+        """As torch.nn's forward: h', for an LSTMCell (h', c')."""
+        if _check.plain_thread():
+            weights = self._weights()
+            if self._is_short(input, hx, weights):
+                return self._step(input, hx, weights, _ops.direct)
+        if self.fallback_reason(input, hx) is None:
+            return self._step(input, hx, self._weights(), _ops.through_operator)
+        return self._fallback(input, hx)
+
+    def fallback_reason(self, input, hx=None) -> Optional[str]:
+        """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
+        reason = _check.thread_reason()
+        if reason is not None:
+            return reason
+        states = self._given_states(hx)
+        if states is None or not isinstance(input, Tensor):
+            return "the arguments are refused by torch"
+        weights = self._weights()
+        named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states))]
+        named += [(f"weight {i}", w) for i, w in enumerate(weights)]
+        for name, tensor in named:
+            reason = _check.tensor_reason(name, tensor)
+            if reason is not None:
+                return reason
+            if tensor.device != input.device or tensor.dtype != weights[0].dtype:
+                return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
+        return self._size_reason(input, states, weights)
+
+    def _given_states(self, hx):
+        if hx is None:
+            return ()
+        if self._cell != "lstm":
+            return (hx,) if isinstance(hx, Tensor) else None
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            return None
+        return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
+
+    def _size_reason(self, input, states, weights):
+        shape, H = input.shape, self.hidden_size
+        if len(shape) not in (1, 2) or shape[-1] != self.input_size:
+            return "the input is refused by torch"
+        if shape[0] == 0:
+            return "the batch is empty"
+        for s in states:
+            if s.shape != (*shape[:-1], H):
+                return "hx is refused by torch"
+        rows = CELLS[self._cell].gates * H
+        for w, expected in zip(weights, ((rows, self.input_size), (rows, H), (rows,), (rows,))):
+            if w.shape != expected:
+                return "a weight has been given another shape"
+        return None
+
+    def _weights(self):
+        p = self._parameters
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        return [p[n] if n in p else getattr(self, n) for n in names]
+
+    def _is_short(self, input, hx, weights):
+        """True for a call that the driver can take as it is: dense CPU tensors, right sizes, no gradient to record."""
+        dtype = weights[0].dtype
+        states = self._given_states(hx)
+        if states is None or dtype not in _check.SERVED_DTYPES:
+            return False
+        for tensor in (input, *states, *weights):
+            if not _check.plain_tensor(tensor, dtype):
+                return False
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
+            return False
+        return self._size_reason(input, states, weights) is None
+
+    def _step(self, input, hx, weights, scan):
+        """What `forward` returns, from checked arguments, by `scan` over the one step."""
+        batched, lstm = input.dim() == 2, self._cell == "lstm"
+        x = input.unsqueeze(0) if batched else input.view(1, 1, -1)
+        if hx is None:
+            shape = (1, x.shape[1], self.hidden_size)
+            h_0 = zero_state(shape, x.dtype) if scan is _ops.direct else x.new_zeros(shape)
+            c_0 = h_0 if lstm else None
+        else:
+            states = [s.reshape(1, -1, self.hidden_size) for s in (hx if lstm else (hx,))]
+            h_0, c_0 = states if lstm else (states[0], None)
+        _, h, c = scan(self._cell, x, h_0, c_0, weights, False)
+        shape = (*input.shape[:-1], self.hidden_size)
+        return (h.view(shape), c.view(shape)) if lstm else h.view(shape)
+
+    def _fallback(self, input, hx):
+        return super().forward(input, hx)
+
+
+class LSTMCell(Cell, torch.nn.LSTMCell):
+    """torch.nn.LSTMCell on this package's kernels: input (B, I) or (I), hx = (h, c) each (B, H) or (H); (h', c')."""
+
+    _cell = "lstm"
+
+
+class GRUCell(Cell, torch.nn.GRUCell):
+    """torch.nn.GRUCell on this package's kernels: input (B, I) or (I), hx (B, H) or (H); h' like hx."""
+
+    _cell = "gru"
+
+
+class RNNCell(Cell, torch.nn.RNNCell):
+    """torch.nn.RNNCell on this package's kernels; its nonlinearity may also be "sigmoid".
+
+    input (B, I) or (I), hx (B, H) or (H); returns h' like hx. torch has no operator for "sigmoid": what the kernels do not
+    serve then runs in plain torch operators (`seqkernels.reference`).
+    """
+
+    @property
+    def _cell(self):
+        return f"rnn_{self.nonlinearity}"
+
+    def fallback_reason(self, input, hx=None):
+        if self._cell not in CELLS:
+            return "the nonlinearity is refused by torch"
+        return super().fallback_reason(input, hx)
+
+    def _is_short(self, input, hx, weights):
+        return self._cell in CELLS and super()._is_short(input, hx, weights)
+
+    def _fallback(self, input, hx):
+        if self.nonlinearity != "sigmoid":
+            return super()._fallback(input, hx)
+        for name, value in (("input", input), ("hidden", hx)):
+            if value is not None and value.dim() not in (1, 2):
+                raise ValueError(f"RNNCell: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
+        shape = (*input.shape[:-1], self.hidden_size)
+        h = input.new_zeros(shape) if hx is None else hx
+        if h.shape != shape:
+            raise RuntimeError(f"Expected hidden size {shape}, got {list(h.shape)}")
+        return reference.step(self._cell, input, h, None, self._weights())[0]

@@ -1,0 +1,205 @@
+"""What RNN, LSTM and GRU share: which path a call takes, and the layers one after another."""
+
+from functools import lru_cache
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import _check
+from ..kernels.cells import CELLS
+from ..ops import scan as _ops
+
+CELL_OF_MODE = {
+    "LSTM": "lstm",
+    "GRU": "gru",
+    "RNN_TANH": "rnn_tanh",
+    "RNN_RELU": "rnn_relu",
+    "RNN_SIGMOID": "rnn_sigmoid",
+}
+
+
+@lru_cache(maxsize=16)
+def _small_zeros(shape, dtype):
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+
+
+def zero_state(shape, dtype):
+    """Zeros that a kernel reads and nobody writes: shared between calls while they are small."""
+    elements = shape[0] * shape[1] * shape[2]
+    return _small_zeros(shape, dtype) if elements <= 1 << 16 else torch.zeros(shape, dtype=dtype, device="cpu")
+
+
+@lru_cache(maxsize=256)
+def _weight_shapes(gates, I, H, L, D, bias):
+    """The shapes of all weights, in the order of torch.nn's `_flat_weights_names`."""
+    shapes = []
+    for layer in range(L):
+        own = [(gates * H, I if layer == 0 else D * H), (gates * H, H)]
+        shapes += (own + ([(gates * H,)] * 2 if bias else [])) * D
+    return shapes
+
+
+def _directions(module):
+    return 2 if module.bidirectional else 1
+
+
+class Recurrent:
+    """Stands before torch's class among the bases of RNN, LSTM and GRU."""
+
+    learn_initial_state = False  # for modules unpickled from before the option
+
+    def __init__(self, *args, learn_initial_state=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.learn_initial_state = learn_initial_state
+        if learn_initial_state:
+            weight, rows = self._flat_weights[0], self.num_layers * _directions(self)
+            widths = {"h_0": self.proj_size or self.hidden_size}
+            if self.mode == "LSTM":
+                widths["c_0"] = self.hidden_size
+            for name, width in widths.items():
+                self.register_parameter(name, torch.nn.Parameter(weight.new_zeros(rows, width)))
+
+    def reset_parameters(self):
+        """Weights uniform as torch.nn's, a learned initial state zero."""
+        super().reset_parameters()
+        if self.learn_initial_state:
+            for name in ("h_0", "c_0")[: CELLS[CELL_OF_MODE[self.mode]].states]:
+                torch.nn.init.zeros_(getattr(self, name))
+
+    def extra_repr(self):
+        return super().extra_repr() + (", learn_initial_state=True" if self.learn_initial_state else "")
+
+    def forward(self, input, hx=None):
+        """As torch.nn's forward: (output, h_n), for an LSTM (output, (h_n, c_n))."""
+        if hx is None and self.learn_initial_state:
+            hx = self._learned_state(input)
+        if _check.plain_thread():
+            weights = self._weights()
+            if self._is_short(input, hx, weights):
+                return self._layers(input, hx, weights, _ops.direct)
+        if self.fallback_reason(input, hx) is None:
+            return self._layers(input, hx, self._weights(), _ops.through_operator)
+        return self._fallback(input, hx)
+
+    def fallback_reason(self, input, hx=None) -> Optional[str]:
+        """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
+        if isinstance(input, PackedSequence):
+            return "the input is a PackedSequence"
+        if self.proj_size:
+            return "proj_size is set"
+        reason = _check.thread_reason()
+        if reason is not None:
+            return reason
+        states = self._given_states(hx)
+        if states is None or not isinstance(input, Tensor):
+            return "the arguments are refused by torch"
+        weights = self._weights()
+        named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states))]
+        named += [(name, w) for name, w in zip(self._flat_weights_names, weights)]
+        for name, tensor in named:
+            reason = _check.tensor_reason(name, tensor)
+            if reason is not None:
+                return reason
+            if tensor.device != input.device or tensor.dtype != weights[0].dtype:
+                return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
+        return self._size_reason(input, states, weights)
+
+    def _given_states(self, hx):
+        """hx as a tuple of tensors, empty where it is None; None where it is not what torch takes."""
+        if hx is None:
+            return ()
+        if self.mode != "LSTM":
+            return (hx,) if isinstance(hx, Tensor) else None
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            return None
+        return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
+
+    def _size_reason(self, input, states, weights):
+        shape = input.shape
+        if len(shape) == 3:
+            time, batch = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
+        elif len(shape) == 2:
+            time, batch = shape[0], 1
+        else:
+            return "the input is refused by torch"
+        if shape[-1] != self.input_size:
+            return "the input is refused by torch"
+        if batch == 0:
+            return "the batch is empty"
+        if time == 0:
+            return "the sequence is empty"
+        D, H = _directions(self), self.hidden_size
+        expected = (self.num_layers * D, batch, H) if len(shape) == 3 else (self.num_layers * D, H)
+        for s in states:
+            if s.shape != expected:
+                return "hx is refused by torch"
+        gates = CELLS[CELL_OF_MODE[self.mode]].gates
+        for w, expected in zip(weights, _weight_shapes(gates, self.input_size, H, self.num_layers, D, self.bias)):
+            if w.shape != expected:
+                return "a weight has been given another shape"
+        return None
+
+    def _weights(self):
+        # Parameters are read where they live; a parametrized or weight-normed one is an attribute that is computed.
+        parameters = self._parameters
+        return [parameters[n] if n in parameters else getattr(self, n) for n in self._flat_weights_names]
+
+    def _learned_state(self, input):
+        states = [self.h_0, self.c_0] if self.mode == "LSTM" else [self.h_0]
+        packed = isinstance(input, PackedSequence)
+        if packed or input.dim() == 3:
+            batch = input.batch_sizes[0] if packed else input.shape[0 if self.batch_first else 1]
+            states = [s.unsqueeze(1).expand(-1, batch, -1) for s in states]
+        return tuple(states) if self.mode == "LSTM" else states[0]
+
+    def _is_short(self, input, hx, weights):
+        """True for a call that the driver can take as it is: dense CPU tensors, right sizes, no gradient to record."""
+        dtype = weights[0].dtype
+        if dtype not in _check.SERVED_DTYPES or self.proj_size or not _check.plain_tensor(input, dtype):
+            return False
+        states = self._given_states(hx)
+        if states is None:
+            return False
+        for tensor in (*states, *weights):
+            if not _check.plain_tensor(tensor, dtype):
+                return False
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
+            return False
+        return self._size_reason(input, states, weights) is None
+
+    def _layers(self, input, hx, weights, scan):
+        """What `forward` returns, from checked arguments, each layer computed by scan(cell, x, h_0, c_0, weights, batch_first)."""
+        batched, lstm = input.dim() == 3, self.mode == "LSTM"
+        x = input if batched else input.unsqueeze(1)
+        batch_first = self.batch_first and batched
+        if hx is None:
+            shape = (self.num_layers * _directions(self), x.shape[0 if batch_first else 1], self.hidden_size)
+            h_0 = zero_state(shape, x.dtype) if scan is _ops.direct else x.new_zeros(shape)
+            c_0 = h_0 if lstm else None
+        else:
+            states = [s if batched else s.unsqueeze(1) for s in (hx if lstm else (hx,))]
+            h_0, c_0 = states if lstm else (states[0], None)
+        y, h_n, c_n = self._stack(x, h_0, c_0, weights, batch_first, scan)
+        if not batched:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if lstm else None
+        return (y, (h_n, c_n)) if lstm else (y, h_n)
+
+    def _stack(self, x, h_0, c_0, weights, batch_first, scan):
+        """All layers over x (T, B, I), or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what the cell has in its place."""
+        cell, D = CELL_OF_MODE[self.mode], _directions(self)
+        if self.num_layers == 1:
+            return scan(cell, x, h_0, c_0, weights, batch_first)
+        per, ends = len(weights) // self.num_layers, []
+        for layer in range(self.num_layers):
+            if layer and self.training and self.dropout:
+                x = torch.dropout(x, self.dropout, True)
+            at, own = slice(layer * D, layer * D + D), weights[layer * per : layer * per + per]
+            x, *end = scan(cell, x, h_0[at], None if c_0 is None else c_0[at], own, batch_first)
+            ends.append(end)
+        return x, torch.cat([h for h, _ in ends]), None if c_0 is None else torch.cat([c for _, c in ends])
+
+    def _fallback(self, input, hx):
+        return super().forward(input, hx)
