@@ -38,6 +38,7 @@ def build(cell, size):
     cell_op = _cell_op(cell, shape)
     back = by_rows(lambda m: _step(m, shape, cell_op), PANEL)
     into_h0 = by_rows(lambda m: _into_h0(m, shape), PANEL)
+    blocks = shape.blocks
     panel_weights = PANEL * W * len(shape.u_slots) * units  # elements a slab
 
     @njit(nogil=True)
@@ -57,7 +58,7 @@ def build(cell, size):
             product_slabs = slabs if t < T - 1 else 0
             for panel in range(panels):
                 unit = size * PANEL * W * panel
-                slab = PANEL * panel // shape.blocks
+                slab = PANEL * panel // blocks
                 weights = (later, size * gradient_row * later_rows, product_slabs, w_hh + size * panel_weights * slabs * panel)
                 memory = (saved + size * gate_row * rows * slab, size * gate_row * rows)
                 memory_out = (here + size * gradient_row * rows * slab, size * gradient_row * rows)

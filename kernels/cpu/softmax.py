@@ -5,7 +5,7 @@ is scaled by `alpha`. Scores are in units of log 2. Infinities keep their meanin
 the reference 0, so its exponentials are 0 and not NaN, and a sum of 0 gives an output of 0, as torch has it.
 """
 
-from .vector import I32, I64, fma, maximum, select
+from .vector import fma, maximum, select
 
 LOG2E = 1.4426950408889634
 _MINUS_INFINITY = float("-inf")
@@ -23,7 +23,7 @@ _POLYNOMIALS = {
 def exp2(x):
     """2^x for x <= 0: exactly 1 at 0, 0 below the normal numbers, NaN for NaN."""
     size, builder = x.lanes.size, x.builder
-    shift, lowest, word = (23, -127.0, I32) if size == 4 else (52, -1023.0, I64)
+    shift, lowest = (23, -127.0) if size == 4 else (52, -1023.0)
     magic = 1.5 * 2.0**shift  # adding it leaves the nearest integer in the low bits
     x = maximum(x.of(lowest), x)
     rounded = x + magic
@@ -41,5 +41,5 @@ def reference(highest):
 
 
 def reciprocal(total):
-    """1 / total; 0 for a total of 0, which is a row that sees no key."""
-    return select(total == 0.0, total.of(0.0), 1.0 / total)
+    """1 / total; 0 for a total of 0, which is a row that sees no key; NaN for NaN."""
+    return select(total > 0.0, 1.0 / total, total)

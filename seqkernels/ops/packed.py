@@ -1,0 +1,117 @@
+"""Packed weights, and the cache that keeps them while the weights are unchanged."""
+
+import ctypes
+import weakref
+from threading import Lock
+
+import torch
+
+from seqkernels.kernels.cells import CELLS
+
+_count = 0
+_cache = {}
+_lock = Lock()
+
+
+def pack_count():
+    """How many times this process has packed a layer's weights."""
+    return _count
+
+
+class PackedWeights:
+    """The forward weights of one layer, packed: for each of its D directions (w_ih, w_hh, b_ih, b_hh) addresses.
+
+    `directions[d]` are four addresses; `tensors` keeps the memory they point into.
+    """
+
+    def __init__(self, cell, weights):
+        global _count
+        _count += 1
+        per_direction = _per_direction(cell, weights)
+        self.tensors = [_pack_direction(cell, group) for group in per_direction]
+        self.directions = [tuple(t.data_ptr() for t in group) for group in self.tensors]
+
+
+def packed_weights(cell, weights):
+    """The PackedWeights of a layer, from the cache if its weights are the same tensors with the same contents.
+
+    A tensor is known by its identity, address and version, and by a sample of its contents: `.data` writes change no
+    version. Inference tensors have no version and are packed every time.
+    """
+    if any(w.is_inference() for w in weights):
+        return PackedWeights(cell, weights)
+    key = (cell, *map(id, weights))
+    entry = _cache.get(key)
+    if entry is not None and entry.holds(weights):
+        return entry.packed
+    entry = _Entry(cell, weights, key)
+    with _lock:
+        _cache[key] = entry
+    return entry.packed
+
+
+def pack_backward(cell, weight, operand):
+    """A (G H, K) weight packed for the gates' gradients: operand "h" (W_hh) or "x" (W_ih)."""
+    from seqkernels.kernels.cpu.compile import kernel
+    from seqkernels.kernels.cpu.layout import layout
+
+    size = weight.element_size()
+    H, K = weight.shape[0] // CELLS[cell].gates, weight.shape[1]
+    weight = weight.contiguous()
+    packed = weight.new_empty(layout(cell, size, True).backward_weights(H, K))
+    kernel("pack", cell=cell, size=size, operand=operand)(weight.data_ptr(), packed.data_ptr(), H, K)
+    return packed
+
+
+class _Entry:
+    """Packed weights with what tells whether they still hold."""
+
+    def __init__(self, cell, weights, key):
+        from seqkernels.kernels.cpu.compile import kernel
+
+        self._fingerprint = kernel("fingerprint")
+        self._refs = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
+        self._known = [(w.data_ptr(), w._version) for w in weights]
+        words = [(w.data_ptr(), w.numel() * w.element_size() // 4 if w.is_contiguous() else 0) for w in weights]
+        self._block = (ctypes.c_int64 * (2 * len(words)))(*(v for pair in words for v in pair))
+        self._arguments = (ctypes.addressof(self._block), len(words))
+        self._sample = self._hash()
+        self.packed = PackedWeights(cell, weights)
+
+    def _hash(self):
+        result = ctypes.c_int64()
+        self._fingerprint(*self._arguments, ctypes.addressof(result))
+        return result.value
+
+    def holds(self, weights):
+        for w, ref, (pointer, version) in zip(weights, self._refs, self._known):
+            if ref() is not w or w._version != version or w.data_ptr() != pointer:
+                return False
+        return self._hash() == self._sample
+
+
+def _per_direction(cell, weights):
+    """The flat list of a layer's weights as groups [w_ih, w_hh] or [w_ih, w_hh, b_ih, b_hh]."""
+    rows = weights[0].shape[0]
+    biased = len(weights) >= 4 and weights[2].dim() == 1 and weights[2].shape[0] == rows
+    width = 4 if biased else 2
+    return [weights[i : i + width] for i in range(0, len(weights), width)]
+
+
+def _pack_direction(cell, group):
+    from seqkernels.kernels.cpu.compile import kernel
+    from seqkernels.kernels.cpu.layout import layout
+
+    w_ih, w_hh = group[:2]
+    size, H = w_ih.element_size(), w_hh.shape[1]
+    shape = layout(cell, size, False)
+    pack = kernel("pack", cell=cell, size=size, operand="forward")
+    packed = []
+    for matrix in (w_ih, w_hh, *(b.unsqueeze(1) for b in group[2:])):
+        matrix = matrix.detach().contiguous()
+        target = matrix.new_empty(shape.forward_weights(H, matrix.shape[1]))
+        pack(matrix.data_ptr(), target.data_ptr(), H, matrix.shape[1])
+        packed.append(target)
+    if len(group) == 2:
+        packed += [w_ih.new_zeros(shape.forward_weights(H, 1))] * 2
+    return packed
