@@ -5,8 +5,8 @@ T time, B batch, I input, H hidden, L layers, N heads, D head size. I = H wherev
 
 from dataclasses import asdict, dataclass, replace
 
-MODULES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "lstm_cell": "LSTMCell", "gru_cell": "GRUCell", "rnn_cell": "RNNCell"}
-RECURRENT = tuple(MODULES)
+LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
+MODULES = LAYERS | {f"{name}_cell": f"{kind}Cell" for name, kind in LAYERS.items()}
 ATTENTION = ("attention", "decode")
 SUBSETS = ("quick", "default", "full")
 
@@ -59,7 +59,7 @@ DEFAULT = {"lstm": SHAPES[:4], "gru": SHAPES[2:3], "rnn": SHAPES[2:3]}
 
 
 def _sequences():
-    for operation in ("lstm", "gru", "rnn"):
+    for operation in LAYERS:
         for mode in ("forward", "training"):
             for shape in SHAPES:
                 subset = "quick" if shape in QUICK[operation] else "default" if shape in DEFAULT[operation] else "full"
@@ -119,7 +119,7 @@ class Target:
     def covers(self, case):
         """Whether a case is one of this target's rows."""
         plain = case.dtype == "float32" and case.L == 1 and not case.bidirectional
-        if self.operation in ("lstm", "gru", "rnn") and self.mode != "step":
+        if self.operation in LAYERS and self.mode != "step":
             plain = plain and (case.T, case.B, case.H) in SHAPES
         return (
             plain

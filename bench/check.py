@@ -1,6 +1,6 @@
 """Performance checks on exact counters: `seqkernels check record` writes what is expected, `seqkernels check` compares.
 
-Expectations depend on the vector width of the processor, since packed layouts do, so that each width has its own.
+Packed layouts depend on the vector width, and so do the bytes: each instruction set has its own expectations.
 """
 
 import json
@@ -18,11 +18,11 @@ REFRESH = "seqkernels check record"
 
 def _case_rows():
     chosen = [
-        cases.Case(operation, mode, T=16, B=8, H=64) for operation in ("lstm", "gru", "rnn") for mode in ("forward", "training")
+        cases.Case(operation, mode, T=16, B=8, H=64) for operation in cases.LAYERS for mode in ("forward", "training")
     ]
     chosen += [
         cases.Case("lstm", "step", H=128),
-        *(cases.Case(operation, "step", H=128) for operation in ("lstm_cell", "gru_cell", "rnn_cell")),
+        *(cases.Case(operation, "step", H=128) for operation in cases.MODULES if operation.endswith("_cell")),
         cases.Case("attention", T=128, N=2, D=64, causal=True),
         cases.Case("decode", T=1024, N=8, D=64),
     ]
@@ -45,9 +45,7 @@ def _stream_step(source):
 def rows(source=None):
     """Row name -> a function that makes its call. source: a `library.Library`, ours by default."""
     source = source or library.ours()
-    made = {
-        name: lambda case=case: problems.call(source, problems.make(case)) for name, case in _case_rows().items()
-    }
+    made = {name: lambda case=case: problems.call(source, problems.make(case)) for name, case in _case_rows().items()}
     made["stream-lstm-H128-float32-step"] = lambda: _stream_step(source)
     return made
 
@@ -88,21 +86,21 @@ def improvements(measured, expected):
     ]
 
 
-def width():
-    """The key of this machine's expectations: its vector width in float32 lanes."""
+def instruction_set():
+    """The key of this machine's expectations: the instruction set that the kernels are compiled for."""
     from seqkernels.kernels.cpu import target
 
-    return f"{target.current().lanes} lanes"
+    return target.current().name
 
 
 def read(path=EXPECTED):
-    """All expectations: {width: {row: {figure: value}}}."""
+    """All expectations: {instruction set: {row: {figure: value}}}."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def record(path=EXPECTED, source=None):
-    """Measures, and writes the expectations of this machine's vector width; returns them."""
+    """Measures, and writes the expectations of this machine's instruction set; returns them."""
     kept = read(path)
-    kept[width()] = measure(source)
+    kept[instruction_set()] = measure(source)
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return kept[width()]
+    return kept[instruction_set()]

@@ -23,7 +23,7 @@ def _walk(nodes):
 def memory_and_operators(call, calls=CALLS):
     """torch's allocations, their bytes, and the operators called from Python, each a call.
 
-    call: a function without arguments, warm already. Frees are not counted. The figures are exact where every call is alike.
+    call: a function without arguments, warm already. Frees are not counted. Exact where every call is alike.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(calls):

@@ -21,12 +21,13 @@ def asymptotic(curve):
     return {p: samples for p, samples in curve.items() if p * ASYMPTOTIC_FACTOR >= max(curve)}
 
 
-def exponent(curve):
-    """Slope of log cost against log position over the asymptotic part, by least squares: value, low, high.
+def exponent(curve, whole=False):
+    """Slope of log cost against log position by least squares: value, low, high.
 
-    curve: {position: samples of the cost}. None with fewer than three positions.
+    curve: {position: samples of the cost}. whole: fit every position and not the asymptotic part alone.
+    None with fewer than three positions.
     """
-    part = asymptotic(curve)
+    part = curve if whole else asymptotic(curve)
     if len(part) < 3:
         return None
     random = np.random.default_rng(0)
@@ -50,7 +51,7 @@ def _crossing(log_positions, difference):
 def crossover(growing, flat):
     """The position from which on `growing` costs more than `flat`: value, low, high, interpolated in log-log.
 
-    Both curves are {position: samples}. 0 stands for "from the first position measured on", inf for "not in the range measured".
+    Both curves are {position: samples}. 0 stands for "from the first position on", inf for "not within the positions".
     """
     shared = growing.keys() & flat.keys()
     growing, flat = ({p: curve[p] for p in shared} for curve in (growing, flat))

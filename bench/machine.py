@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve", "bf16")
+FLAGS = {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve"}
+PACKAGES = ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime")
 CPU = Path("/sys/devices/system/cpu")
 
 
@@ -18,14 +19,14 @@ def fingerprint(threads):
     info = _cpuinfo()
     return {
         "cpu": info.get("model name", platform.processor() or platform.machine()),
-        "isa": [flag for flag in FLAGS if flag in info.get("flags", info.get("Features", "")).split()],
+        "isa": sorted(FLAGS & set(info.get("flags", info.get("Features", "")).split())),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
         "caches": _caches(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime")},
+        "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "denormals": "kept" if (torch.tensor(1e-40) * 1).item() else "flushed to zero",
         "huge_pages": _read(Path("/sys/kernel/mm/transparent_hugepage/enabled")) or "unknown",
@@ -54,7 +55,7 @@ def _commit():
     """Commit of the checkout that holds this file, with "+changes" where it has any; "" outside a checkout."""
 
     def git(*words):
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], check=False, cwd=Path(__file__).parent, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

@@ -1,7 +1,7 @@
 """Providers: name -> case -> a call that is ready to be timed.
 
-A provider says for which cases it cannot be asked (`refuses`), and builds from a problem a function without arguments that
-returns the results as a list of tensors, in the order of `problems.call`.
+A provider says for which cases it cannot be asked (`refuses`), and builds from a problem a function without arguments
+that returns the results as a list of tensors, in the order of `problems.call`.
 """
 
 import importlib.util

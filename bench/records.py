@@ -9,8 +9,8 @@ FILE = "results.jsonl"
 class Records:
     """Records of one run in `folder`/results.jsonl.
 
-    The first line holds the machine's fingerprint and the settings. An unfinished file with the same first line is resumed;
-    any other one is kept beside it as results.previous.jsonl and a new one is begun.
+    The first line holds the machine's fingerprint and the settings. An unfinished file with the same first line is
+    resumed; any other one is kept beside it as results.previous.jsonl and a new one is begun.
 
     folder: where to write. header: {"fingerprint": ..., "settings": ...}, plain data.
     """

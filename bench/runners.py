@@ -1,7 +1,7 @@
 """Runners carry a language model through a text, one token at a time.
 
-`advance(tokens)` takes a runner on by tokens (T,), `step(token)` makes the logits (1,256) of one more token (1,), `state()` lists
-the tensors that it must carry to go on, and `formula(position)` says how many bytes these should be.
+`advance(tokens)` takes a runner on by tokens (T,), `step(token)` makes the logits (1,256) of one more token (1,),
+`state()` lists the tensors that it must carry to go on, `formula(position)` says how many bytes these should be.
 """
 
 import torch

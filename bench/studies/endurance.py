@@ -1,7 +1,7 @@
 """Study (b), continued: is a stream's token as cheap after a million steps as after a hundred?
 
-Seconds a step at positions 10^2 to 10^6, resident memory beside them; then what a step leaves behind: Python's memory by
-tracemalloc and torch's allocations by the profiler, both after the first step.
+Seconds a step at positions 10^2 to 10^6, resident memory beside them; then what a step leaves behind: Python's memory
+by tracemalloc and torch's allocations by the profiler, both after the first step.
 """
 
 import gc
@@ -42,7 +42,7 @@ def stream_step():
 
 
 def walk(step, last, on_position):
-    """Steps on to `last`; at each position calls on_position(position, seconds a step of some samples, resident bytes)."""
+    """Steps on to `last`; at each position calls on_position(position, samples of seconds a step, resident bytes)."""
     at = 0
     for position in (p for p in POSITIONS if p <= last):
         for _ in range(position - SAMPLES * STEPS_A_SAMPLE - at):

@@ -13,7 +13,7 @@ SAMPLES, MIN_SAMPLES, BUDGET_SECONDS = 31, 3, 4.0
 
 
 def measure(steps, budget=BUDGET_SECONDS):
-    """Seconds of single steps, interleaved over the runners: {name: [seconds, ...]}, at least 3 each, within a budget."""
+    """Seconds of single steps, interleaved over the runners, at least 3 each: {name: [seconds, ...]}."""
     samples = {name: [] for name in steps}
     for step in steps.values():
         step()

@@ -18,7 +18,7 @@ def pairs(subset):
 
 
 def run(records, subset, seconds, threads, progress):
-    """Races every pair that the records do not hold: kind "race", one record a pair; kind "absent" for missing peers."""
+    """Races every pair that the records do not hold: kind "race", a record a pair; kind "absent" for missing peers."""
     found, absent = pairs(subset)
     for name, reason in absent.items():
         if not records.find("absent", name):

@@ -105,7 +105,7 @@ def _decode(values):
 
 
 def run(records, data, seconds, progress):
-    """Trains what the records do not hold yet: kinds "training_point" as they come, "training" at the end of each model."""
+    """Trains what the records do not hold yet: kind "training_point" as they come, "training" at a model's end."""
     training, held_out, source = data
     for name, model in build().items():
         if records.find("training", name):

@@ -1,0 +1,81 @@
+"""Report: records -> report.json, report.md and a self-contained report.html."""
+
+import base64
+import json
+import math
+from pathlib import Path
+
+import jinja2
+
+from . import plots, records
+from .summary import summarise
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def interval(figure, form="{:.2f}"):
+    """(value, low, high) -> "1.23 (1.20 to 1.26)"."""
+    if figure is None:
+        return "not enough points"
+    value, low, high = (form.format(number) for number in figure)
+    return f"{value} ({low} to {high})"
+
+
+def seconds(value):
+    """Seconds in a suitable unit."""
+    return plots.readable(value, "s")
+
+
+def size(value):
+    """Bytes in a suitable unit."""
+    return plots.readable(value, "B")
+
+
+def crossing(cross, generation):
+    """A crossover in words, with its interval."""
+
+    def place(position):
+        if position == 0:
+            return f"below {generation['first']:,}"
+        return f"beyond {generation['last']:,}" if math.isinf(position) else f"{position:,.0f}"
+
+    value, low, high = map(place, cross["position"])
+    return value if value == low == high else f"{value} ({low} to {high})"
+
+
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"interval": interval, "seconds": seconds, "size": size}
+    environment.globals |= {"crossing": crossing}
+    return environment
+
+
+def _plain(value):
+    """JSON without rounds (results.jsonl has them) and with infinities as text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items() if key != "rounds"}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(folder):
+    """Writes report.json, report.md, report.html and plots/ into `folder` from its results.jsonl; returns the data."""
+    folder = Path(folder)
+    header, *items = records.read(folder / records.FILE)
+    data = summarise(header, items)
+    drawn = plots.draw(data, folder / "plots")
+    inlined = {name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in drawn.items()}
+    files = {name: path.relative_to(folder).as_posix() for name, path in drawn.items()}
+    environment = _environment()
+    for name, images in (("report.html", inlined), ("report.md", files)):
+        text = environment.get_template(f"{name}.j2").render(data=data, images=images)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(_plain(data), indent=1) + "\n", encoding="utf-8")
+    return data
