@@ -1,24 +1,29 @@
-"""Exact attention forward with an online softmax, transposed: queries lie in the lanes, keys and dimensions are broadcast.
+"""Exact attention forward with an online softmax, transposed: queries in the lanes, keys and dimensions broadcast.
 
-A block of queries (n vectors of W) meets the keys BLOCK at a time: scores S^T[key][query], then exponentials in place, then
-O^T[dimension][query]. The softmax's maximum, sum and rescaling stay within lanes, K and V are read where they lie, and the
-scores of one block are all that there ever is of the T x S matrix. Every query block is computed on its own, so its bits do
-not depend on who computes it.
+A block of queries (n vectors of W) meets the keys BLOCK at a time: scores S^T[key][query], then exponentials in place,
+then O^T[dimension][query]. The softmax's maximum, sum and rescaling stay within lanes, K and V are read where they lie,
+and the scores of one block are all that there ever is of the T x S matrix. Every query block is computed on its own, so
+its bits do not depend on who computes it.
 
 Operations: 2 T S (D + Dv), half of it for a causal square. Bytes from outside the caches: K and V once a query block.
 """
 
-from llvmlite import ir
 from numba import njit
 
 from . import target
-from .parts import flush_denormals, load_part, never_inline, restore_denormals, store_part
-from .softmax import LOG2E, exp2, reciprocal, reference
-from .tiles import add, load, outer, store, tile_op, transpose, zeros
-from .vector import I8, I32, Mask, call, fma, maximum, select
+from .parts import flush_denormals, never_inline, restore_denormals
+from .softmax import advance, exponentials, reset
+from .tiles import add, load, outer, store, tile_op, zeros
+from .transposed import BOOLS, NO_MASK, finish, pack_mask, pack_queries
+from .vector import fma, maximum, select
 
 ARGUMENTS = (
-    *("q", "q_batch", "q_head", "q_row"),  # (B, N, T, D): address, strides in elements; the last stride is 1, here and below
+    *(
+        "q",
+        "q_batch",
+        "q_head",
+        "q_row",
+    ),  # (B, N, T, D): address, strides in elements; the last stride is 1 in all
     *("k", "k_batch", "k_head", "k_row"),  # (B, N / group, S, D)
     *("v", "v_batch", "v_head", "v_row"),  # (B, N / group, S, Dv)
     *("mask", "mask_batch", "mask_head", "mask_row"),  # (B, N, T, S), any stride but the last may be 0
@@ -27,7 +32,6 @@ ARGUMENTS = (
     "work",  # `workspace(size, D, Dv)` elements, the first of which holds the scale times log2 e
     *("first", "last", "step"),  # which query blocks to compute, of `items(size, T)` a head
 )
-NO_MASK, BOOLS, FLOATS = 0, 1, 2
 BLOCK = 96  # keys
 
 
@@ -97,8 +101,8 @@ def _query_block(n, size):
     W = target.current().lanes(size)
     width = n * W
     row = width * size
-    pack_queries, pack_mask, finish = _pack_queries(n, size), _pack_mask(n, size), _finish(n, size)
-    scores, exponentials, accumulate = _scores(n, size), _exponentials(n, size), _accumulate(n, size)
+    load_queries, load_mask, write = pack_queries(n, size), pack_mask(n, size), finish(n, size)
+    scores, exponentiate, accumulate = _scores(n, size), exponentials(n, size), _accumulate(n, size)
 
     @njit(nogil=True)
     def attend(queries, keys, values, hidden, out, t, work):
@@ -110,48 +114,22 @@ def _query_block(n, size):
         added = p + BLOCK * row
         qt = added + BLOCK * row
         ot = qt + -(-D // W) * W * row
-        pack_queries(queries, work, qt)
+        load_queries(queries, work, qt)
         reset(zeros(1, n, size), state)
         end = min(S, t + width) if causal else S
         for start in range(0, end, BLOCK):
             count = min(BLOCK, end - start)
             if mask_kind != NO_MASK:
-                pack_mask(mask, mask_row, mask_kind, queries[2], start, count, added)
+                load_mask(mask, mask_row, mask_kind, queries[2], start, count, added)
             diagonal = start - t if causal else -2 * BLOCK
             extra = added if mask_kind != NO_MASK else 0
             scores(k + size * k_row * start, k_row, count, D, qt, extra, diagonal, p, state[0])
             advance(zeros(1, n, size), state)
-            exponentials(p, count, state)
+            exponentiate(p, count, state)
             accumulate(v + size * v_row * start, v_row, count, Dv, p, ot, state[4], start == 0)
-        finish(ot, state[3], queries[2], Dv, out)
+        write(ot, state[3], queries[2], Dv, out)
 
     return attend
-
-
-@tile_op
-def reset(frame):
-    """(highest, before, reference, total, alpha) of a new query block."""
-    highest, before, _, total, _ = frame.integers
-    for j in range(frame.n):
-        offset = j * frame.width * frame.lanes.size
-        frame.store(frame.constant("-inf"), highest + offset)
-        frame.store(frame.constant("-inf"), before + offset)
-        frame.store(frame.constant(0.0), total + offset)
-
-
-@tile_op
-def advance(frame):
-    """After a block's scores: the reference to subtract from them, and what scales all that came before."""
-    highest, before, subtracted, total, alpha = frame.integers
-    for j in range(frame.n):
-        offset = j * frame.width * frame.lanes.size
-        new = frame.load(highest + offset)
-        base = reference(new)
-        factor = exp2(frame.load(before + offset) - base)
-        frame.store(new, before + offset)
-        frame.store(base, subtracted + offset)
-        frame.store(factor, alpha + offset)
-        frame.store(frame.load(total + offset) * factor, total + offset)
 
 
 def _scores(n, size):
@@ -215,39 +193,6 @@ def _store_scores(frame, p, highest):
         frame.store(most, highest + j * vector)
 
 
-def _exponentials(n, size):
-    """p = 2^(p - reference) in place; the sums are added to the total."""
-    row = n * target.current().lanes(size) * size
-    together = 2 if n > 1 else 4
-
-    def op(rows):
-        def exponential(frame):
-            """The tile holds the sums."""
-            p, subtracted = frame.integers
-            vector = frame.width * frame.lanes.size
-            for i in range(rows):
-                for j in range(n):
-                    place = p + (i * n + j) * vector
-                    value = exp2(frame.load(place) - frame.load(subtracted + j * vector))
-                    frame.store(value, place)
-                    frame.tile[0][j] = frame.tile[0][j] + value
-
-        return tile_op(exponential)
-
-    several, single = op(together), op(1)
-
-    @njit(nogil=True)
-    def exponentials(p, count, state):
-        sums = zeros(1, n, size)
-        for i in range(0, count - together + 1, together):
-            sums = several(sums, (p + row * i, state[2]))
-        for i in range(count // together * together, count):
-            sums = single(sums, (p + row * i, state[2]))
-        store(add(sums, load(zeros(1, n, size), state[3], 0)), state[3], 0)
-
-    return exponentials
-
-
 def _accumulate(n, size):
     """O^T = alpha O^T + V^T P over `count` keys; the sum over a block is made apart, which keeps its rounding small."""
     most = target.current().rows(n) // 4 * 4
@@ -286,88 +231,3 @@ def _value_tile(m, n, size):
         store(acc, ot, width)
 
     return tile
-
-
-def _pack_queries(n, size):
-    """Q^T[dimension][query] times the scale; zeros beyond the last query."""
-    W = target.current().lanes(size)
-
-    @tile_op
-    def scaled(frame):
-        factor = frame.broadcast(frame.integers[0])
-        for rows in frame.tile:
-            rows[0] = rows[0] * factor
-
-    @njit(nogil=True)
-    def pack(queries, scale, qt):
-        q, q_row, count, D = queries
-        for j in range(n):
-            for d in range(0, D, W):
-                rows = load_part(zeros(W, 1, size), (q + size * (q_row * j * W + d), q_row, count - j * W, D - d))
-                store(scaled(transpose(rows, ()), (scale,)), qt + size * W * (n * d + j), n * W)
-
-    return pack
-
-
-def _pack_mask(n, size):
-    """What the mask adds to the scores of a block: added[key][query]."""
-    W = target.current().lanes(size)
-
-    @njit(nogil=True)
-    def pack(mask, mask_row, kind, queries, start, count, added):
-        for j in range(n):
-            rows = queries - j * W
-            for i in range(0, count, W):
-                place = mask_row * j * W + start + i
-                target_rows = added + size * W * (n * i + j)
-                if kind == FLOATS:
-                    tile = load_part(zeros(W, 1, size), (mask + size * place, mask_row, rows, count - i))
-                    store(in_log2(transpose(tile, ()), ()), target_rows, n * W)
-                else:
-                    tile = load_bools(zeros(W, 1, size), (mask + place, mask_row, rows, count - i))
-                    store(transpose(tile, ()), target_rows, n * W)
-
-    return pack
-
-
-@tile_op
-def in_log2(frame):
-    for rows in frame.tile:
-        rows[0] = rows[0] * LOG2E
-
-
-@tile_op
-def load_bools(frame):
-    """(p, stride, rows, columns): bytes, read as 0 where true and -inf where false; 0 outside rows and columns."""
-    p, stride, rows, columns = frame.integers
-    kind = ir.VectorType(I8, frame.width)
-    for i in range(frame.m):
-        inside = frame.below(columns) & frame.below((rows - i) * frame.width)
-        pointer = frame.builder.inttoptr((p + stride * i).value, kind.as_pointer())
-        ones = ir.Constant(kind, [1] * frame.width)
-        name = f"llvm.masked.load.v{frame.width}i8.p0"
-        value = call(frame.builder, name, kind, pointer, I32(1), inside.value, ones)
-        hidden = Mask(frame.builder, frame.builder.icmp_signed("==", value, ir.Constant(kind, [0] * frame.width)))
-        frame.tile[i][0] = select(hidden, frame.constant("-inf"), 0.0)
-
-
-def _finish(n, size):
-    """Divide O^T by the total and write its transpose."""
-    W = target.current().lanes(size)
-
-    @tile_op
-    def divide(frame):
-        (total,) = frame.integers
-        factor = reciprocal(frame.load(total))
-        for rows in frame.tile:
-            rows[0] = rows[0] * factor
-
-    @njit(nogil=True)
-    def finish(ot, total, count, Dv, out):
-        for j in range(n):
-            for d in range(0, Dv, W):
-                columns = load(zeros(W, 1, size), ot + size * W * (n * d + j), n * W)
-                rows = transpose(divide(columns, (total + size * W * j,)), ())
-                store_part(rows, (out + size * (Dv * j * W + d), Dv, count - j * W, Dv - d))
-
-    return finish

@@ -1,0 +1,105 @@
+"""Attention on the CPU: checks what the kernels serve, lays out inputs, splits the work over threads."""
+
+import threading
+from functools import partial
+
+import numpy as np
+import torch
+
+from . import threads
+
+_LOG2E = 1.4426950408889634
+_LINE = 64
+_WORTH_A_THREAD = 4e7  # operations: handing a task to another thread costs some 75 microseconds
+_local = threading.local()
+
+
+def supports(q, k, v, mask=None):
+    """None when `forward` serves these tensors, else the reason why not."""
+    for name, x in (("query", q), ("key", k), ("value", v)):
+        if x.dtype not in (torch.float32, torch.float64):
+            return f"{name} is {x.dtype}; the kernels compute in float32 and float64"
+        if x.dtype != q.dtype:
+            return f"{name} is {x.dtype} and query is {q.dtype}"
+        if x.device.type != "cpu":
+            return f"{name} is on {x.device}"
+        if x.layout != torch.strided:
+            return f"{name} has layout {x.layout}"
+        if x.dim() != 4:
+            return f"{name} has {x.dim()} dimensions, not (batch, heads, length, size)"
+    if mask is not None and mask.dtype not in (torch.bool, q.dtype):
+        return f"attn_mask is {mask.dtype}; it may be bool or {q.dtype}"
+    return None
+
+
+def forward(q, k, v, mask=None, causal=False, scale=None):
+    """softmax(scale q k^T + mask) v, exactly as torch's scaled_dot_product_attention has it.
+
+    q (B, N, T, D), k (B, N_kv, S, D), v (B, N_kv, S, Dv), N a multiple of N_kv; mask None or broadcastable to
+    (B, N, T, S), bool (False hides a key, as if -inf were added) or of q's dtype (added); causal hides key s from query
+    t < s; scale None is 1 / sqrt(D). Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32, float64.
+    """
+    from ..kernels.cpu import attention, transposed
+    from ..kernels.cpu.compile import kernel
+
+    (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
+    out = q.new_empty(B, N, T, Dv)
+    if out.numel() == 0:
+        return out
+    if S == 0:
+        return out.zero_()
+    q, k, v = _rows(q), _rows(k), _rows(v)
+    kind, place = transposed.NO_MASK, (0, 0, 0, 0)
+    if mask is not None:
+        kind = transposed.BOOLS if mask.dtype == torch.bool else transposed.FLOATS
+        mask = _mask_rows(mask, (B, N, T, S))
+        place = _place(mask)
+    size = q.element_size()
+    entry = kernel("attention", size=size)
+    items = B * N * attention.items(size, T)
+    operations = B * N * T * S * (D + Dv) * (1 if causal else 2)
+    tasks = max(1, min(torch.get_num_threads(), items, int(operations / _WORTH_A_THREAD)))
+    arguments = (*_place(q), *_place(k), *_place(v), *place, kind, out.data_ptr())
+    arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
+    need = attention.workspace(size, D, Dv)
+    work = _workspace(tasks * need, q.dtype)
+    work[::need] = _factor(scale, D)
+    start = work.ctypes.data
+    calls = [(*arguments, start + i * need * size, i, items, tasks) for i in range(tasks)]
+    threads.run([partial(entry, *call) for call in calls])
+    return out
+
+
+def _factor(scale, D):
+    """The scale in units of log 2; without dimensions every score is 0 whatever it is."""
+    return _LOG2E * (scale if scale is not None else D**-0.5 if D else 1.0)
+
+
+def _place(x):
+    """Address, and strides but the last, in elements."""
+    return (x.data_ptr(), *x.stride()[:3])
+
+
+def _rows(x):
+    """x itself if its last stride is 1, else a copy of which it is."""
+    if x.is_neg():
+        x = x.resolve_neg()
+    return x if x.stride(3) == 1 or x.shape[3] == 1 else x.contiguous()
+
+
+def _mask_rows(mask, shape):
+    """The mask broadcast to `shape`; only what it holds is copied, and only if its last stride is not 1."""
+    mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
+    own = mask[tuple(slice(0, 1) if step == 0 else slice(None) for step in mask.stride()[:3])]
+    return _rows(own.expand(*own.shape[:3], shape[3])).expand(shape)
+
+
+def _workspace(elements, dtype):
+    """This thread's scratch memory, kept for its next call: `elements` of dtype from a cache line's start."""
+    kept = getattr(_local, "work", None)
+    size = 4 if dtype == torch.float32 else 8
+    if kept is None or kept.nbytes < elements * size:
+        raw = np.empty(elements * size + _LINE, np.uint8)
+        start = -raw.ctypes.data % _LINE
+        kept = _local.work = raw[start : start + elements * size]
+    return kept[: elements * size].view(np.float32 if size == 4 else np.float64)
