@@ -9,6 +9,7 @@ import torch
 from . import threads
 
 _LOG2E = 1.4426950408889634
+FEW = 4  # queries that `decode` takes
 _LINE = 64
 _WORTH_A_THREAD = 4e7  # operations: handing a task to another thread costs some 75 microseconds
 _local = threading.local()
@@ -48,6 +49,8 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
         return out
     if S == 0:
         return out.zero_()
+    if mask is None and T <= FEW and (S == 1 or not causal):
+        return decode(q, k, v, scale)
     q, k, v = _rows(q), _rows(k), _rows(v)
     kind, place = transposed.NO_MASK, (0, 0, 0, 0)
     if mask is not None:
@@ -67,6 +70,43 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     start = work.ctypes.data
     calls = [(*arguments, start + i * need * size, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *call) for call in calls])
+    return out
+
+
+def decode(q, k, v, scale=None, length=None):
+    """Attention of a few queries over the first `length` keys (None: all) of a cache, unmasked.
+
+    q (B, N, T, D) with T small, k (B, N_kv, capacity, D), v (B, N_kv, capacity, Dv), read where they lie. Returns
+    (B, N, T, Dv), contiguous; 0 for a length of 0. The keys are split by their number alone, so the bits do not depend
+    on the threads.
+    """
+    from ..kernels.cpu import decode
+    from ..kernels.cpu.compile import kernel
+
+    (B, N, T, D), heads, Dv = q.shape, k.shape[1], v.shape[3]
+    S = k.shape[2] if length is None else length
+    out = q.new_empty(B, N, T, Dv)
+    if out.numel() == 0:
+        return out
+    if S == 0:
+        return out.zero_()
+    q, k, v = _rows(q), _rows(k), _rows(v)
+    size, group = q.element_size(), N // heads
+    entry = kernel("decode", size=size)
+    rows, items = B * N * T, B * heads * decode.chunks(S)
+    tasks = max(1, min(torch.get_num_threads(), items, int(2 * rows * S * (D + Dv) / _WORTH_A_THREAD)))
+    need, records = decode.workspace(size, group * T, D), items * group * T * decode.record(size, Dv)
+    work = _workspace(tasks * need + records, q.dtype)
+    work[: tasks * need : need] = _factor(scale, D)
+    start = work.ctypes.data
+    place = start + tasks * need * size
+    arguments = (*_place(q), *_place(k), *_place(v), out.data_ptr(), N, group, T, S, D, Dv, place)
+    if tasks == 1:
+        entry(*arguments, start, 0, items, 1, 0, rows)
+        return out
+    calls = [(*arguments, start + i * need * size, i, items, tasks, 0, 0) for i in range(tasks)]
+    threads.run([partial(entry, *call) for call in calls])
+    entry(*arguments, start, 0, 0, 1, 0, rows)
     return out
 
 
