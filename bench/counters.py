@@ -1,5 +1,8 @@
 """Exact counters of a call: what noise does not move."""
 
+import os
+from contextlib import contextmanager
+
 from torch.profiler import ProfilerActivity, profile
 
 from . import library
@@ -14,6 +17,19 @@ def packs():
     return scan_cpu.pack_count()
 
 
+@contextmanager
+def _quiet():
+    """Keeps the profiler's native log lines off the terminal: they ignore its own log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _walk(nodes):
     for node in nodes:
         yield node
@@ -25,7 +41,7 @@ def memory_and_operators(call, calls=CALLS):
 
     call: a function without arguments, warm already. Frees are not counted. Exact where every call is alike.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for _ in range(calls):
             call()
     roots = profiler.profiler.kineto_results.experimental_event_tree()

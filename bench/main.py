@@ -93,8 +93,8 @@ def _tell(console, data, folder, seconds, interrupted):
     wrong = [row["name"] for row in data["race"] if row["status"] != "ok"]
     if wrong:
         console.print(f"without a time, wrong or failed: {', '.join(wrong)}")
-    missed = sum(not verdict["holds"] for verdict in data["targets"])
-    console.print(f"{len(data['targets']) - missed} of {len(data['targets'])} expectations on races hold.")
+    judged = [verdict["holds"] for verdict in data["targets"] if verdict["holds"] is not None]
+    console.print(f"{sum(judged)} of {len(judged)} expectations on races hold.")
     if interrupted:
         console.print("Interrupted: the same command goes on from here.")
     console.print(f"{seconds:.0f} s, kernels compiled: {data['compilations']}.")

@@ -95,5 +95,5 @@ def call(problem, threads):
         session.run_with_iobinding(binding)
         return results
 
-    run.keeps_alive = inputs
+    run.keeps_alive = inputs, outputs
     return run

@@ -5,13 +5,14 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 STYLE = {
     "font.size": 17,
     "axes.titlesize": 20,
     "axes.labelsize": 18,
     "legend.fontsize": 14,
+    "legend.handlelength": 3.5,
     "lines.linewidth": 3,
     "lines.markersize": 8,
     "axes.grid": True,
@@ -20,6 +21,7 @@ STYLE = {
     "axes.spines.right": False,
 }
 SIZE, DPI = (13, 7.5), 110
+RATIOS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 # Colour-blind safe (Okabe and Ito); the line's style tells ours (solid) from torch's (dashed).
 COLOURS = {"LSTM": "#0072B2", "GPT": "#D55E00", "GPT with cache": "#D55E00", "GPT recomputing": "#009E73"}
 UNITS = {
@@ -79,6 +81,7 @@ def time_a_token(axes, data):
         axes.fill_between(positions, low, high, color=line["color"], alpha=0.15, linewidth=0)
     axes.set_yscale("log")
     _positions(axes, _all_positions(data))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     _axis(axes.yaxis, "s")
     axes.set(xlabel="position T of the token", ylabel="time a token", title="One more token at position T")
     axes.legend(loc="upper left")
@@ -131,23 +134,28 @@ def endurance(axes, data):
 
 
 def race(axes, data):
-    """Ratio to each peer, a bar a row, with 95% intervals; 1 is level."""
+    """Ratio to each peer, a bar a row from level (1) on, with 95% intervals."""
     rows = [row for row in data["race"] if row["status"] == "ok"][::-1]
     colours = {"torch": "#D55E00", "torch-cell": "#E69F00", "onnxruntime": "#009E73"}
     for peer, colour in colours.items():
         chosen = [(place, row["ratio"]) for place, row in enumerate(rows) if row["peer"] == peer]
         if chosen:
             places, ratios = zip(*chosen)
-            spread = [[m - low for m, low, _ in ratios], [high - m for m, _, high in ratios]]
-            axes.barh(places, [m for m, *_ in ratios], xerr=spread, color=colour, label=f"against {peer}", capsize=3)
+            middle, low, high = zip(*ratios)
+            spread = [[m - l for m, l in zip(middle, low)], [h - m for m, h in zip(middle, high)]]
+            axes.barh(places, [m - 1 for m in middle], left=1, color=colour, label=f"against {peer}")
+            axes.errorbar(middle, places, xerr=spread, fmt="none", ecolor="black", elinewidth=1.5, capsize=3)
     axes.axvline(1, color="black", linewidth=2)
     axes.set_xscale("log")
+    ends = [end for row in rows for end in row["ratio"]] + [0.9, 1.2]
+    axes.set_xticks([tick for tick in RATIOS if min(ends) <= tick <= max(ends)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=13)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("time of the peer / time of seqkernels (above 1: seqkernels is faster)")
-    axes.set_title("Races, with 95% intervals")
-    axes.legend(loc="lower right")
+    axes.set_xlabel("time of the peer / time of seqkernels")
+    axes.set_title("Races: to the right of 1× seqkernels is faster", pad=48)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def draw(data, folder):

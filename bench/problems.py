@@ -16,16 +16,19 @@ class Problem:
 
     inputs: for recurrent cases x (T,B,I) or (B,I), then h (L*D,B,H) or (B,H) and, for an LSTM, c like h;
     for attention q, k, v (1,N,T,D), the query (1,N,1,D) for decode. weights: torch.nn's state dict, or None.
+    dy: the gradient of y that training starts from, (T,B,D*H), or None.
     """
 
     case: Case
     inputs: tuple
-    weights: dict | None
+    weights: dict | None = None
+    dy: torch.Tensor | None = None
 
     def to(self, dtype):
         """The same numbers in another dtype."""
         weights = self.weights and {key: value.to(dtype) for key, value in self.weights.items()}
-        return Problem(self.case, tuple(value.to(dtype) for value in self.inputs), weights)
+        dy = None if self.dy is None else self.dy.to(dtype)
+        return Problem(self.case, tuple(value.to(dtype) for value in self.inputs), weights, dy)
 
 
 def module(nn, case, dtype=None):
@@ -46,14 +49,17 @@ def make(case, seed=0):
 
     if case.operation in ATTENTION:
         queries = 1 if case.operation == "decode" else case.T
-        return Problem(case, tuple(normal(1, case.N, n, case.D) for n in (queries, case.T, case.T)), None)
+        return Problem(case, tuple(normal(1, case.N, n, case.D) for n in (queries, case.T, case.T)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = module(torch.nn, case, dtype).state_dict()
     states = 2 if case.operation.startswith("lstm") else 1
-    lead = () if case.cell else (case.L * (1 + case.bidirectional),)
-    x = normal(*(() if case.cell else (case.T,)), case.B, case.H)
-    return Problem(case, (x, *(normal(*lead, case.B, case.H) for _ in range(states))), weights)
+    directions = 1 + case.bidirectional
+    steps, lead = ((), ()) if case.cell else ((case.T,), (case.L * directions,))
+    x = normal(*steps, case.B, case.H)
+    given = tuple(normal(*lead, case.B, case.H) for _ in range(states))
+    dy = normal(*steps, case.B, case.H * directions) if case.mode == "training" else None
+    return Problem(case, (x, *given), weights, dy)
 
 
 def _flat(outputs):
@@ -83,7 +89,7 @@ def call(library, problem):
     x, *states = problem.inputs
     hidden = tuple(states) if len(states) > 1 else states[0]
     if case.mode == "training":
-        return _training(net, x.clone().requires_grad_(), hidden)
+        return _training(net, x.clone().requires_grad_(), hidden, problem.dy)
     net.eval()
 
     def forward():
@@ -93,12 +99,8 @@ def call(library, problem):
     return forward
 
 
-def _training(net, x, hidden):
-    """Forward, then backward from a fixed gradient of y: (T,B,D*H)."""
+def _training(net, x, hidden, dy):
     leaves = [x, *net.parameters()]
-    with torch.no_grad():
-        shape = net(x, hidden)[0]
-    dy = torch.randn(shape.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
 
     def train():
         for leaf in leaves:

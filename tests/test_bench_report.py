@@ -1,0 +1,213 @@
+"""The report from canned records, and the command's arguments, messages and exit status."""
+
+import base64
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+from seqkernels.bench import main, report
+from seqkernels.bench.cases import Case
+from seqkernels.bench.records import FILE, Records
+from seqkernels.bench.runners import CURVES
+
+from seqkernels import cli
+
+FINGERPRINT = {
+    "cpu": "Canned CPU <1>",
+    "isa": ["avx2"],
+    "torch_isa": "AVX2",
+    "cores": 2,
+    "threads": 1,
+    "caches": {"L1 Data": "48K"},
+    "system": "Linux",
+    "python": "3.11",
+    "versions": {"torch": "2.13", "onnxruntime": "not installed"},
+    "commit": "abc",
+    "denormals": "kept",
+    "huge_pages": "always",
+    "THP_MEM_ALLOC_ENABLE": "unset",
+}
+COSTS = {"LSTM": lambda p: 1e-3, "GPT with cache": lambda p: 1e-6 * p, "GPT recomputing": lambda p: 1e-6 * p**2}
+
+
+def race(case, peer, ours, theirs, **more):
+    pair = {"ours": {"provider": "ours", "error": 1e-7, "first_seconds": 2.0, "rounds": ours}}
+    pair["peer"] = {"provider": peer, "error": 2e-7, "first_seconds": 0.1, "rounds": theirs}
+    return {"case": case.as_dict(), "name": case.name, "threads": 1, "limit": 1e-5, "status": "ok", **pair, **more}
+
+
+def fill(records):
+    """Every kind of record, as the studies write them."""
+    for name, loss in (("LSTM", 2.5), ("GPT", 3.25)):
+        points = [
+            {"seconds": 1.0 * k, "steps": 10 * k, "train": loss + 1 / (k + 1), "held_out": loss + 1 / (k + 1)}
+            for k in range(5)
+        ]
+        points[0]["train"] = None
+        for point in points:
+            records.add("training_point", name, **point)
+        sample = {"prompt": "import ", "text": "<os> & `sys`"}
+        more = {"parameters": 660_864, "budget": 5, "bytes_read": 4096, "sample": sample, "source": "a text"}
+        records.add("training", name, window=128, batch=16, rate=1e-3, **more, **point)
+    for position in (16 * 2**k for k in range(9)):
+        curves = {}
+        for name in CURVES:
+            if name != "GPT recomputing, torch" or position < 1024:
+                cost = COSTS[name.split(",")[0]](position)
+                curves[name] = {"bytes": position, "formula": position, "seconds": [cost] * 9}
+        records.add("generation", position, curves=curves)
+    records.add("generation_stop", "GPT recomputing, torch", position=1024, seconds=6.5)
+    for position in (100, 1000, 10_000):
+        records.add("endurance", position, seconds=[5e-6] * 9, resident=2**28)
+    records.add("left_behind", "stream", steps=2000, traced_growth=0, allocations=0.0, bytes=0.0, operators=0.0)
+    lstm, gru, wrong = Case("lstm", T=128, B=1, H=128), Case("gru", T=128, B=1, H=128), Case("rnn", T=128, B=1, H=128)
+    records.add("race", "1", **race(lstm, "torch", [1e-3] * 9, [1.5e-3] * 9, compilations=2))
+    records.add("race", "2", **race(lstm, "onnxruntime", [1e-3] * 9, [1.25e-3] * 9, compilations=0))
+    records.add("race", "3", **race(gru, "torch", [1e-3] * 9, [1.75e-3] * 9))
+    spoilt = race(wrong, "torch", [], [], status="wrong")
+    del spoilt["ours"]["rounds"], spoilt["peer"]["rounds"]
+    records.add("race", "4", **spoilt)
+    dead = {"case": gru.as_dict(), "name": gru.name, "status": "failed", "reason": "killed", "threads": 1}
+    records.add("race", "5", **dead, ours={"provider": "ours"}, peer={"provider": "onnxruntime"})
+    records.add("absent", "onnxruntime", reason="not installed: onnx")
+    records.add("compilations", "studies", compilations=3)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    records = Records(folder, {"fingerprint": FINGERPRINT, "settings": {"amount": "full"}})
+    fill(records)
+    records.finish()
+    return folder, report.write(folder)
+
+
+def test_figures(made):
+    _, data = made
+    curves = data["generation"]["curves"]
+    expected = {"LSTM": 0, "GPT with cache": 1, "GPT recomputing": 2}
+    for name, curve in curves.items():
+        assert curve["exponent"][0] == pytest.approx(expected[name.split(",")[0]], abs=1e-6), name
+    crossed = {(c["growing"], c["flat"]): c["position"][0] for c in data["generation"]["crossovers"]}
+    assert crossed["GPT with cache, seqkernels", "LSTM, seqkernels.Stream"] == pytest.approx(1000)
+    assert crossed["GPT recomputing, seqkernels", "LSTM, seqkernels.Stream"] == pytest.approx(1000**0.5)
+    assert data["compilations"] == 5 and data["complete"]
+
+
+def test_best_peer_decides_and_wrong_rows_do_not_hold(made):
+    _, data = made
+    found = {(v["target"], v["peer"]): v for v in data["targets"]}
+    best = found["LSTM forward, each shape", "onnxruntime"]
+    assert best["figure"][0] == pytest.approx(1.25) and best["holds"]
+    assert not found["GRU forward, each shape", "torch"]["holds"]
+    assert found["RNN forward, each shape", "torch"]["verdict"] == "wrong"
+    mean = found["LSTM forward, geometric mean", "best"]
+    assert mean["holds"] is None and mean["row"] == "1 of 6 shapes" and "--full" in mean["verdict"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_text_is_complete(made, name):
+    written = (made[0] / name).read_text(encoding="utf-8")
+    for part in (
+        *("2.700", "3.450", "660,864", "4,096"),
+        *CURVES,
+        *("stops before T=1", "6.5 s", "1,000", "1.50 (1.50 to 1.50)", "1.75 (1.75 to 1.75)", "wrong", "failed"),
+        *("onnxruntime did not race", "does not hold", "1.0×", "Kernels compiled during this run: 5"),
+        *("Denormals kept", "THP_MEM_ALLOC_ENABLE unset", "onnxruntime not installed", "2,000 steps left 0 bytes"),
+    ):
+        assert part in written, part
+    assert "not complete" not in written and "{{" not in written and "None" not in written
+
+
+def test_html_stands_alone(made):
+    html = (made[0] / "report.html").read_text(encoding="utf-8")
+    images = re.findall(r'src="([^"]*)"', html)
+    assert len(images) == 5 and all(image.startswith("data:image/png;base64,") for image in images)
+    assert all(base64.b64decode(image.partition(",")[2]).startswith(b"\x89PNG") for image in images)
+    assert "href=" not in html and "<script" not in html
+    assert "Canned CPU &lt;1&gt;" in html and "&lt;os&gt; &amp;" in html
+
+
+def test_plots_fill_their_frame(made):
+    for path in (made[0] / "plots").iterdir():
+        with Image.open(path) as image:
+            assert image.width > 1300 and len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_json_is_plain(made):
+    data = json.loads((made[0] / "report.json").read_text(), parse_constant=pytest.fail)
+    assert data["fingerprint"] == FINGERPRINT and "rounds" not in data["race"][0]
+    assert data["race"][0]["ratio"] == pytest.approx([1.5] * 3)
+
+
+def test_interrupted_run_reports_what_it_has(tmp_path):
+    records = Records(tmp_path, {"fingerprint": FINGERPRINT, "settings": {}})
+    report.write(tmp_path)
+    assert "not complete" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.md").read_text().count("Not measured") == 4
+    records.add("training_point", "LSTM", seconds=0.0, steps=0, train=None, held_out=8.0)
+    report.write(tmp_path)
+    assert (tmp_path / "report.md").read_text().count("Not measured") == 3
+
+
+def test_crossing_in_words():
+    generation = {"first": 16, "last": 16_384}
+    infinite = float("inf")
+    words = [
+        report.crossing({"position": p}, generation)
+        for p in ((0, 0, 0), (900, 0, 1500), (9000, 8000, infinite), (infinite,) * 3)
+    ]
+    assert words == ["below 16", "900 (below 16 to 1,500)", "9,000 (8,000 to beyond 16,384)", "beyond 16,384"]
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [(None, "cannot be read"), (b"", "is empty"), (b"x" * 99, "too short")],
+        ids=["missing", "empty", "short"],
+    )
+    def test_bad_text(self, tmp_path, capsys, content, message):
+        path = tmp_path / "text"
+        if content is not None:
+            path.write_bytes(content)
+        assert cli.main(["bench", "--quick", "--text", str(path), "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        "words", [["--seconds", "0"], ["--threads", "-1"], ["--seconds", "x"], ["--quick", "--full"]]
+    )
+    def test_bad_arguments(self, words):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["bench", *words.split()])
+
+    def test_out_cannot_be_written(self, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        assert cli.main(["bench", "--out", str(tmp_path / "file" / "out")]) == 2
+        assert "--out cannot be written" in capsys.readouterr().err
+
+    def test_missing_extras(self, monkeypatch, capsys):
+        find = cli.importlib.util.find_spec
+        monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "rich" else find(name))
+        assert cli.main(["bench"]) == 2
+        assert "needs rich: pip install 'seqkernels[bench]'" in capsys.readouterr().err
+
+    def test_run_interruption_and_resumption(self, tmp_path, monkeypatch, capsys):
+        def interrupt(*arguments):
+            raise KeyboardInterrupt
+
+        words = ["bench", "--quick", "--only", "race", "--only", "endurance", "--out", str(tmp_path)]
+        monkeypatch.setattr(main.endurance, "POSITIONS", (100,))
+        monkeypatch.setattr(main.grid, "run", interrupt)
+        monkeypatch.setattr(main.text, "load", lambda path, window: (torch.zeros(9), torch.zeros(9), "a text"))
+        assert cli.main(words) == 130
+        assert "the same command goes on from here" in capsys.readouterr().out
+        assert "not complete" in (tmp_path / "report.md").read_text()
+        monkeypatch.setattr(main.grid, "run", lambda *arguments: None)
+        assert cli.main(words) == 0
+        said = capsys.readouterr().out
+        assert "Going on with" in said and re.search(r"kernels compiled: \d+", said)
+        kinds = [json.loads(line)["kind"] for line in (tmp_path / FILE).read_text().splitlines()]
+        assert kinds.count("endurance") == 1 and kinds[-1] == "finished"
+        assert "not complete" not in (tmp_path / "report.md").read_text()
