@@ -6,6 +6,7 @@ from . import target
 from .tiles import add, outer, prefetch, zeros
 
 _AHEAD = 2048  # bytes: how far ahead a lone row asks for its weights
+BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
 
 
 def product(m, n, size):
@@ -56,6 +57,22 @@ def product(m, n, size):
             return add(add(acc, acc1), add(acc2, acc3))
 
     return multiply
+
+
+def long_product(m, n, size):
+    """A function (a, stride, K, b) -> tile: the product of any length, summed in blocks."""
+    multiply = product(m, n, size)
+    row = n * target.current().lanes(size) * size
+
+    @njit(nogil=True)
+    def run(a, stride, K, b):
+        total = multiply(zeros(m, n, size), a, stride, min(K, BLOCK), b)
+        for k in range(BLOCK, K, BLOCK):
+            block = multiply(zeros(m, n, size), a + size * k, stride, min(K - k, BLOCK), b + row * k)
+            total = add(total, block)
+        return total
+
+    return run
 
 
 def by_rows(make, n):

@@ -9,11 +9,11 @@ Operations: 2 T B G H H.
 from numba import njit
 
 from ..cells import CELLS
-from . import vecmath
 from .layout import PANEL, layout
 from .parts import load_part, store_part
-from .product import by_rows, product
-from .tiles import tile_op, zeros
+from .primitives import on_vectors
+from .product import BLOCK, by_rows, product
+from .tiles import add, tile_op, zeros
 
 ARGUMENTS = (
     *("dy", "dy_time", "dy_row"),  # (T, B, H): address, strides
@@ -77,27 +77,49 @@ def build(cell, size):
 
 
 def gradient_product(m, shape, slots):
-    """A function (acc, (gradients, slab bytes, slabs, packed), row): acc += gradient rows times packed backward weights."""
-    multiply = product(m, PANEL, shape.size)
-    size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
-    runs = _runs(slots)
-    whole = shape.slots == len(slots)
-    K, row_slots = len(slots) * W, shape.slots
+    """A function ((gradients, slab bytes, slabs, packed), row) -> tile: rows of gradients times packed backward weights."""
+    multiply = _slab_product(m, shape, slots)
+    size, W, row_elements = shape.size, shape.lanes, shape.gradient_row
+    slab_weights = size * PANEL * W * shape.blocks * len(slots) * W
+    group = max(1, BLOCK * size * PANEL * W // slab_weights)
 
     @njit(nogil=True)
-    def run(acc, operands, row):
+    def run(operands, row):
         gradients, slab_bytes, slabs, packed = operands
-        for slab in range(slabs):
-            a = gradients + slab_bytes * slab + size * row_elements * row
-            b = packed + size * PANEL * W * K * blocks * slab
-            if whole:
-                acc = multiply(acc, a, row_elements, K * blocks, b)
-            else:
-                for block in range(blocks):
-                    for start, length, place in runs:
-                        source = a + size * W * (block * row_slots + start)
-                        acc = multiply(acc, source, row_elements, length * W, b + size * PANEL * W * (block * K + place * W))
-        return acc
+        a = gradients + size * row_elements * row
+        total = zeros(m, PANEL, size)
+        for first in range(0, slabs, group):
+            block = zeros(m, PANEL, size)
+            for slab in range(first, min(first + group, slabs)):
+                block = multiply(block, a + slab_bytes * slab, packed + slab_weights * slab)
+            total = add(total, block)
+        return total
+
+    return run
+
+
+def _slab_product(m, shape, slots):
+    """A function (acc, a, b): acc += one slab's part of rows of gradients times its packed weights."""
+    multiply = product(m, PANEL, shape.size)
+    size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
+    K, row_slots, vectors = len(slots) * W, shape.slots, size * PANEL * W
+    runs = _runs(slots)
+
+    if K * blocks == row_elements:
+
+        @njit(nogil=True)
+        def run(acc, a, b):
+            return multiply(acc, a, row_elements, row_elements, b)
+
+    else:
+
+        @njit(nogil=True)
+        def run(acc, a, b):
+            for block in range(blocks):
+                for start, length, place in runs:
+                    source = a + size * W * (block * row_slots + start)
+                    acc = multiply(acc, source, row_elements, length * W, b + vectors * (block * K + place * W))
+            return acc
 
     return run
 
@@ -122,7 +144,7 @@ def _step(m, shape, cell_op):
         weights, saved, gradients, before, after, direct_h, dc, H, left = arguments
         d, d_row, h, h_row, c_before = before
         h_next, y_row, c = after
-        acc = multiply(zeros(m, PANEL, size), weights, row)
+        acc = multiply(weights, row)
         memory = (saved[0] + size * gate_row * row, saved[1], gradients[0] + size * gradient_row * row, gradients[1])
         c_row = size * H * row
         past = (d + size * d_row * row, d_row, h + size * h_row * row, h_row, c_before + c_row)
@@ -139,10 +161,10 @@ def _into_h0(m, shape):
     @njit(nogil=True)
     def tile(row, arguments):
         weights, direct_h, dh0, H, left = arguments
-        acc = zeros(m, PANEL, size)
+        acc = multiply(weights, row)
         if has_direct_h:
-            acc = load_part(acc, (direct_h + size * H * row, H, m, left))
-        store_part(multiply(acc, weights, row), (dh0 + size * H * row, H, m, left))
+            acc = add(acc, load_part(acc, (direct_h + size * H * row, H, m, left)))
+        store_part(acc, (dh0 + size * H * row, H, m, left))
 
     return tile
 
@@ -150,7 +172,7 @@ def _into_h0(m, shape):
 def _cell_op(name, shape):
     """The cell's backward on a tile of gradients of h that came through the product."""
     cell = CELLS[name]
-    _, backward = cell.bind(**vecmath.PRIMITIVES)
+    _, backward = on_vectors(name)
     size, W = shape.size, shape.lanes
 
     def op(frame):

@@ -10,12 +10,12 @@ Operations: 2 T B G H (I + H). Bytes from outside the caches: x and y once; the 
 from numba import njit
 
 from ..cells import CELLS
-from . import vecmath
 from .layout import layout
 from .layout import steps as chunk_steps
 from .parts import load_part, store_part
-from .product import by_rows, product
-from .tiles import load, tile_op, zeros
+from .primitives import on_vectors
+from .product import by_rows, long_product
+from .tiles import add, load, tile_op, zeros
 
 ARGUMENTS = (
     *("x", "x_time", "x_row"),  # (T, B, I): address, strides in elements; the last stride is 1
@@ -93,8 +93,8 @@ def _copy_rows(size, W):
 
 
 def _project(m, shape, size):
-    multiply = product(m, shape.vectors, size)
-    n, gate_row = shape.vectors, shape.gate_row
+    multiply = long_product(m, shape.vectors, size)
+    gate_row = shape.gate_row
 
     @tile_op
     def store_gates(frame):
@@ -108,24 +108,24 @@ def _project(m, shape, size):
     @njit(nogil=True)
     def tile(row, arguments):
         x, x_row, gates, I, w_ih, b_ih = arguments
-        acc = load(zeros(m, n, size), b_ih, 0)
-        store_gates(multiply(acc, x + size * x_row * row, x_row, I, w_ih), (gates + size * gate_row * row,))
+        acc = multiply(x + size * x_row * row, x_row, I, w_ih)
+        store_gates(add(acc, load(acc, b_ih, 0)), (gates + size * gate_row * row,))
 
     return tile
 
 
 def _step(m, shape, size, cell_op):
-    multiply = product(m, shape.vectors, size)
-    n, gate_row = shape.vectors, shape.gate_row
+    multiply = long_product(m, shape.vectors, size)
+    gate_row = shape.gate_row
 
     @njit(nogil=True)
     def tile(row, arguments):
         h, h_row, unit, w_hh, b_hh, gates, y, y_row, c_before, c, H, units_left = arguments
         h = h + size * h_row * row
-        acc = multiply(load(zeros(m, n, size), b_hh, 0), h, h_row, H, w_hh)
+        acc = multiply(h, h_row, H, w_hh)
         c_row = size * H * row
         states = (h + unit, h_row, y + size * y_row * row, y_row, c_before + c_row, c + c_row, H)
-        cell_op(acc, (gates + size * gate_row * row, *states, units_left))
+        cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, units_left))
 
     return tile
 
@@ -133,7 +133,7 @@ def _step(m, shape, size, cell_op):
 def _cell_op(name, shape, save):
     """The cell on a tile of recurrent pre-activations."""
     cell = CELLS[name]
-    forward, _ = cell.bind(**vecmath.PRIMITIVES)
+    forward, _ = on_vectors(name)
     size, W = shape.size, shape.lanes
 
     def op(frame):

@@ -16,6 +16,7 @@ from .scan_backward import gradient_product
 from .tiles import add, load, outer, store, zeros
 
 _WIDE = 3  # vectors of a weight gradient tile
+_BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
 
 ARGUMENTS = (
     *("gradients", "B", "count"),  # of this chunk: `count` steps of B rows
@@ -85,11 +86,11 @@ def _into_x(m, shape):
     @njit(nogil=True)
     def tile(row, arguments):
         operands, dx, dx_row, left, dx_add = arguments
-        acc = zeros(m, PANEL, size)
-        here = dx + size * dx_row * row
+        acc = multiply(operands, row)
+        here = (dx + size * dx_row * row, dx_row, m, left)
         if dx_add:
-            acc = load_part(acc, (here, dx_row, m, left))
-        store_part(multiply(acc, operands, row), (here, dx_row, m, left))
+            acc = add(acc, load_part(acc, here))
+        store_part(acc, here)
 
     return tile
 
@@ -133,23 +134,27 @@ def _into_weights(shape, slots):
                             unit = slab * units + block * W + lane
                             a = gradients + slab_bytes * slab + size * ((block * row_slots + slot) * W + lane)
                             place = (dw + size * ((gate * H + unit) * N + wide * panel), N, H - unit, N - wide * panel)
-                            acc = zeros(m, _WIDE, size)
+                            acc = multiply(a, gradient_row, rows, b)
                             if not first_chunk:
-                                acc = load_part(acc, place)
-                            store_part(multiply(acc, a, gradient_row, rows, b), place)
+                                acc = add(acc, load_part(acc, place))
+                            store_part(acc, place)
 
     return run
 
 
 def _down_rows(m, shape):
-    """acc (m lanes of D, _WIDE vectors) += over rows: D's lanes as scalars times a packed row."""
+    """A function (a, a_row, rows, b) -> (m lanes of D, _WIDE vectors): over rows, D's lanes as scalars times a packed row."""
     size, wide = shape.size, _WIDE * shape.lanes
 
     @njit(nogil=True)
-    def multiply(acc, a, a_row, rows, b):
-        for row in range(rows):
-            acc = outer(acc, a + size * a_row * row, 1, b + size * wide * row)
-        return acc
+    def multiply(a, a_row, rows, b):
+        total = zeros(m, _WIDE, size)
+        for first in range(0, rows, _BLOCK):
+            block = zeros(m, _WIDE, size)
+            for row in range(first, min(first + _BLOCK, rows)):
+                block = outer(block, a + size * a_row * row, 1, b + size * wide * row)
+            total = add(total, block)
+        return total
 
     return multiply
 
@@ -161,12 +166,15 @@ def _into_biases(shape):
     @njit(nogil=True)
     def run(gradients, slab_bytes, rows, db, first_chunk, slab_range):
         for slab in range(slab_range[0], slab_range[1]):
-            acc = zeros(1, n, size)
-            for row in range(rows):
-                acc = add(acc, load(acc, gradients + slab_bytes * slab + size * gradient_row * row, 0))
-            place = db + size * gradient_row * slab
+            source, place = gradients + slab_bytes * slab, db + size * gradient_row * slab
+            total = zeros(1, n, size)
+            for start in range(0, rows, _BLOCK):
+                block = zeros(1, n, size)
+                for row in range(start, min(start + _BLOCK, rows)):
+                    block = add(block, load(block, source + size * gradient_row * row, 0))
+                total = add(total, block)
             if not first_chunk:
-                acc = add(acc, load(acc, place, 0))
-            store(acc, place, 0)
+                total = add(total, load(total, place, 0))
+            store(total, place, 0)
 
     return run
