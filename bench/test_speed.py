@@ -1,7 +1,7 @@
 """The main operations, ours and torch's side by side, for pytest-benchmark.
 
-Not part of the default tests: `pytest bench/test_speed.py --benchmark-json=speed.json`. Each case is a group; our row carries
-the interleaved ratio to torch, with its 95% interval, in its extra_info.
+Not part of the default tests: `pytest bench/test_speed.py --benchmark-json=speed.json`. Each case is a group; our row
+carries the interleaved ratio to torch, with its 95% interval, in its extra_info.
 """
 
 import pytest

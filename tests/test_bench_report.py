@@ -41,12 +41,9 @@ def race(case, peer, ours, theirs, **more):
 def fill(records):
     """Every kind of record, as the studies write them."""
     for name, loss in (("LSTM", 2.5), ("GPT", 3.25)):
-        points = [
-            {"seconds": 1.0 * k, "steps": 10 * k, "train": loss + 1 / (k + 1), "held_out": loss + 1 / (k + 1)}
-            for k in range(5)
-        ]
-        points[0]["train"] = None
-        for point in points:
+        for k in range(5):
+            now = loss + 1 / (k + 1)
+            point = {"seconds": 1.0 * k, "steps": 10 * k, "train": now if k else None, "held_out": now}
             records.add("training_point", name, **point)
         sample = {"prompt": "import ", "text": "<os> & `sys`"}
         more = {"parameters": 660_864, "budget": 5, "bytes_read": 4096, "sample": sample, "source": "a text"}
@@ -155,10 +152,8 @@ def test_interrupted_run_reports_what_it_has(tmp_path):
 def test_crossing_in_words():
     generation = {"first": 16, "last": 16_384}
     infinite = float("inf")
-    words = [
-        report.crossing({"position": p}, generation)
-        for p in ((0, 0, 0), (900, 0, 1500), (9000, 8000, infinite), (infinite,) * 3)
-    ]
+    places = (0, 0, 0), (900, 0, 1500), (9000, 8000, infinite), (infinite,) * 3
+    words = [report.crossing({"position": place}, generation) for place in places]
     assert words == ["below 16", "900 (below 16 to 1,500)", "9,000 (8,000 to beyond 16,384)", "beyond 16,384"]
 
 
@@ -175,9 +170,7 @@ class TestCommand:
         assert cli.main(["bench", "--quick", "--text", str(path), "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize(
-        "words", [["--seconds", "0"], ["--threads", "-1"], ["--seconds", "x"], ["--quick", "--full"]]
-    )
+    @pytest.mark.parametrize("words", ["--seconds 0", "--threads -1", "--seconds x", "--quick --full"])
     def test_bad_arguments(self, words):
         with pytest.raises(SystemExit, match="2"):
             cli.main(["bench", *words.split()])
