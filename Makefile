@@ -21,11 +21,10 @@ check: $(VENV)/dev.installed  ## exact counters against what is recorded; prints
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 
-# A stamp is written after a whole install, so an interrupted one is taken up again.
-$(VENV)/%.installed: $(BIN)/python setup.py pyproject.toml constraints.txt
+# Stamps are written, and pip arrives, when all before them is done: what was interrupted is taken up again.
+$(VENV)/%.installed: $(BIN)/pip setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
 	touch $@
 
-$(BIN)/python:
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	touch -h $@
