@@ -12,6 +12,7 @@ from numba import njit
 
 from . import target
 from .parts import flush_denormals, never_inline, restore_denormals
+from .product import product
 from .softmax import advance, exponentials, reset
 from .tiles import add, load, outer, store, tile_op, zeros
 from .transposed import BOOLS, NO_MASK, finish, pack_mask, pack_queries
@@ -29,10 +30,11 @@ ARGUMENTS = (
     *("mask", "mask_batch", "mask_head", "mask_row"),  # (B, N, T, S), any stride but the last may be 0
     "mask_kind",  # NO_MASK; BOOLS: bytes, 0 hides a key; FLOATS: added to the scores
     *("out", "N", "group", "T", "S", "D", "Dv", "causal"),  # (B, N, T, Dv) contiguous
-    "work",  # `workspace(size, D, Dv)` elements, the first of which holds the scale times log2 e
+    "work",  # `workspace(size, D, Dv)` elements, the first of which holds the scale
     *("first", "last", "step"),  # which query blocks to compute, of `items(size, T)` a head
 )
 BLOCK = 96  # keys
+SUMMED = 64  # dimensions that are added up one after the other; the rounding of longer sums would show
 
 
 def vectors():
@@ -151,7 +153,7 @@ def _scores(n, size):
 
 
 def _score_tile(m, n, size):
-    width = n * target.current().lanes(size)
+    width, multiply = n * target.current().lanes(size), product(m, n, size)
 
     @tile_op
     def plain(frame):
@@ -170,9 +172,11 @@ def _score_tile(m, n, size):
 
     @njit(nogil=True)
     def tile(k, k_row, D, qt, added, diagonal, p, highest):
-        acc = zeros(m, n, size)
-        for d in range(D):
-            acc = outer(acc, k + size * d, k_row, qt + size * width * d)
+        acc = multiply(zeros(m, n, size), k, k_row, min(D, SUMMED), qt)
+        for d in range(SUMMED, D, SUMMED):
+            store(acc, p, width)
+            acc = multiply(zeros(m, n, size), k + size * d, k_row, min(D - d, SUMMED), qt + size * width * d)
+            acc = add(acc, load(acc, p, width))
         if added:
             acc = add(acc, load(zeros(m, n, size), added, width))
         if diagonal + m > 1:

@@ -14,7 +14,7 @@ from . import target
 from .parts import flush_denormals, load_part, never_inline, restore_denormals, store_part
 from .softmax import reciprocal, reference
 from .tiles import load, outer, store, tile_op, transpose, zeros
-from .vecmath import exp2
+from .vecmath import exp
 from .vector import I32, fma, maximum, select
 
 ARGUMENTS = (
@@ -23,7 +23,7 @@ ARGUMENTS = (
     *("v", "v_batch", "v_head", "v_row"),  # (B, N / group, S, Dv)
     *("out", "N", "group", "T", "S", "D", "Dv"),  # (B, N, T, Dv) contiguous
     "records",  # B N T chunks(S) records of `record(size, Dv)` elements
-    "work",  # `workspace(size, rows, D)` elements, the first of which holds the scale times log2 e; rows: group T
+    "work",  # `workspace(size, rows, D)` elements, the first of which holds the scale; rows: group T
     *("first", "last", "step"),  # which chunks to compute, of chunks(S) for each batch and key head
     *("first_row", "last_row"),  # then, which rows of the output to combine
 )
@@ -171,7 +171,7 @@ def advance(frame):
     record, scale = frame.integers
     highest, sums = record, record + frame.width * frame.lanes.size
     new = frame.tile[0][0]
-    alpha = exp2(frame.load(highest) - reference(new))
+    alpha = exp(frame.load(highest) - reference(new))
     frame.store(new, highest)
     frame.store(frame.load(sums) * alpha, sums)
     frame.store(alpha, scale)
@@ -182,7 +182,7 @@ def exponential(frame):
     """(p, record): scores to exponentials in place, added to the sums."""
     p, record = frame.integers
     sums = record + frame.width * frame.lanes.size
-    value = exp2(frame.load(p) - reference(frame.load(record)))
+    value = exp(frame.load(p) - reference(frame.load(record)))
     frame.store(value, p)
     frame.store(frame.load(sums) + value, sums)
 
@@ -306,7 +306,7 @@ def _combine(size):
 def weight(frame):
     """(record,): what its sums count for, given the highest score of all."""
     (record,) = frame.integers
-    frame.tile[0][0] = exp2(frame.load(record) - reference(frame.tile[0][0]))
+    frame.tile[0][0] = exp(frame.load(record) - reference(frame.tile[0][0]))
 
 
 @tile_op

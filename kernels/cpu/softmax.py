@@ -1,7 +1,7 @@
 """The pieces of an online softmax that the attention kernels share.
 
 A running maximum and sum go with each row of scores; a block of keys raises the maximum, and what was added up before
-is scaled by `alpha`. Scores are in units of log 2. Infinities keep their meaning: a row of scores -inf has the
+is scaled by `alpha`. Infinities keep their meaning: a row of scores -inf has the
 reference 0, so its exponentials are 0 and not NaN, and a sum of 0 gives an output of 0, as in torch.
 """
 
@@ -9,7 +9,7 @@ from numba import njit
 
 from . import target
 from .tiles import add, load, store, tile_op, zeros
-from .vecmath import exp2
+from .vecmath import exp
 from .vector import select
 
 _MINUS_INFINITY = float("-inf")
@@ -44,7 +44,7 @@ def advance(frame):
         offset = j * frame.width * frame.lanes.size
         new = frame.load(highest + offset)
         base = reference(new)
-        factor = exp2(frame.load(before + offset) - base)
+        factor = exp(frame.load(before + offset) - base)
         frame.store(new, before + offset)
         frame.store(base, subtracted + offset)
         frame.store(factor, alpha + offset)
@@ -52,7 +52,7 @@ def advance(frame):
 
 
 def exponentials(n, size):
-    """p = 2^(p - reference) in place; the sums are added to the total."""
+    """p = e^(p - reference) in place; the sums are added to the total."""
     row = n * target.current().lanes(size) * size
     together = 2 if n > 1 else 4
 
@@ -64,7 +64,7 @@ def exponentials(n, size):
             for i in range(rows):
                 for j in range(n):
                     place = p + (i * n + j) * vector
-                    value = exp2(frame.load(place) - frame.load(subtracted + j * vector))
+                    value = exp(frame.load(place) - frame.load(subtracted + j * vector))
                     frame.store(value, place)
                     frame.tile[0][j] = frame.tile[0][j] + value
 

@@ -7,7 +7,6 @@ from . import target
 from .parts import load_part, store_part
 from .softmax import reciprocal
 from .tiles import load, store, tile_op, transpose, zeros
-from .vecmath import LOG2_E
 from .vector import I8, I32, Mask, call, select
 
 NO_MASK, BOOLS, FLOATS = 0, 1, 2
@@ -47,18 +46,11 @@ def pack_mask(n, size):
                 target_rows = added + size * W * (n * i + j)
                 if kind == FLOATS:
                     tile = load_part(zeros(W, 1, size), (mask + size * place, mask_row, rows, count - i))
-                    store(in_log2(transpose(tile, ()), ()), target_rows, n * W)
                 else:
                     tile = load_bools(zeros(W, 1, size), (mask + place, mask_row, rows, count - i))
-                    store(transpose(tile, ()), target_rows, n * W)
+                store(transpose(tile, ()), target_rows, n * W)
 
     return pack
-
-
-@tile_op
-def in_log2(frame):
-    for rows in frame.tile:
-        rows[0] = rows[0] * LOG2_E
 
 
 @tile_op

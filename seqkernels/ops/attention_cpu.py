@@ -3,14 +3,14 @@
 import threading
 from functools import partial
 
-import numpy as np
 import torch
 
+from ..kernels.cpu import attention, transposed
+from ..kernels.cpu import decode as decoding
+from ..kernels.cpu.compile import kernel
 from . import threads
 
-_LOG2E = 1.4426950408889634
 FEW = 4  # queries that `decode` takes
-_LINE = 64
 _WORTH_A_THREAD = 4e7  # operations: handing a task to another thread costs some 75 microseconds
 _local = threading.local()
 
@@ -40,9 +40,6 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     (B, N, T, S), bool (False hides a key, as if -inf were added) or of q's dtype (added); causal hides key s from query
     t < s; scale None is 1 / sqrt(D). Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32, float64.
     """
-    from ..kernels.cpu import attention, transposed
-    from ..kernels.cpu.compile import kernel
-
     (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
     out = q.new_empty(B, N, T, Dv)
     if out.numel() == 0:
@@ -66,7 +63,7 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
     need = attention.workspace(size, D, Dv)
     work = _workspace(tasks * need, q.dtype)
-    work[::need] = _factor(scale, D)
+    work[: tasks * need : need] = _factor(scale, D)
     start = work.ctypes.data
     calls = [(*arguments, start + i * need * size, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *call) for call in calls])
@@ -80,9 +77,6 @@ def decode(q, k, v, scale=None, length=None):
     (B, N, T, Dv), contiguous; 0 for a length of 0. The keys are split by their number alone, so the bits do not depend
     on the threads.
     """
-    from ..kernels.cpu import decode
-    from ..kernels.cpu.compile import kernel
-
     (B, N, T, D), heads, Dv = q.shape, k.shape[1], v.shape[3]
     S = k.shape[2] if length is None else length
     out = q.new_empty(B, N, T, Dv)
@@ -93,9 +87,9 @@ def decode(q, k, v, scale=None, length=None):
     q, k, v = _rows(q), _rows(k), _rows(v)
     size, group = q.element_size(), N // heads
     entry = kernel("decode", size=size)
-    rows, items = B * N * T, B * heads * decode.chunks(S)
+    rows, items = B * N * T, B * heads * decoding.chunks(S)
     tasks = max(1, min(torch.get_num_threads(), items, int(2 * rows * S * (D + Dv) / _WORTH_A_THREAD)))
-    need, records = decode.workspace(size, group * T, D), items * group * T * decode.record(size, Dv)
+    need, records = decoding.workspace(size, group * T, D), items * group * T * decoding.record(size, Dv)
     work = _workspace(tasks * need + records, q.dtype)
     work[: tasks * need : need] = _factor(scale, D)
     start = work.ctypes.data
@@ -111,8 +105,8 @@ def decode(q, k, v, scale=None, length=None):
 
 
 def _factor(scale, D):
-    """The scale in units of log 2; without dimensions every score is 0 whatever it is."""
-    return _LOG2E * (scale if scale is not None else D**-0.5 if D else 1.0)
+    """The scale; without dimensions every score is 0 whatever it is."""
+    return scale if scale is not None else D**-0.5 if D else 1.0
 
 
 def _place(x):
@@ -135,11 +129,10 @@ def _mask_rows(mask, shape):
 
 
 def _workspace(elements, dtype):
-    """This thread's scratch memory, kept for its next call: `elements` of dtype from a cache line's start."""
-    kept = getattr(_local, "work", None)
-    size = 4 if dtype == torch.float32 else 8
-    if kept is None or kept.nbytes < elements * size:
-        raw = np.empty(elements * size + _LINE, np.uint8)
-        start = -raw.ctypes.data % _LINE
-        kept = _local.work = raw[start : start + elements * size]
-    return kept[: elements * size].view(np.float32 if size == 4 else np.float64)
+    """This thread's scratch memory as a numpy array of dtype, kept for its next call."""
+    name = str(dtype)
+    kept = getattr(_local, name, None)
+    if kept is None or kept.size < elements:
+        kept = torch.empty(elements, dtype=dtype, device="cpu").numpy()
+        setattr(_local, name, kept)
+    return kept
