@@ -5,6 +5,7 @@
 
 import torch.nn as _torch_nn
 
+from ._attention import MultiheadAttention
 from ._cell import GRUCell, LSTMCell, RNNCell
 from ._rnn import GRU, LSTM, RNN
 

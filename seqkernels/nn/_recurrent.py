@@ -32,16 +32,6 @@ def zero_state(shape, dtype):
     return _small_zeros(shape, dtype) if elements <= 1 << 16 else torch.zeros(shape, dtype=dtype, device="cpu")
 
 
-@lru_cache(maxsize=256)
-def _weight_shapes(gates, I, H, L, D, bias):
-    """The shapes of all weights, in the order of torch.nn's `_flat_weights_names`."""
-    shapes = []
-    for layer in range(L):
-        own = [(gates * H, I if layer == 0 else D * H), (gates * H, H)]
-        shapes += (own + ([(gates * H,)] * 2 if bias else [])) * D
-    return shapes
-
-
 def _directions(module):
     return 2 if module.bidirectional else 1
 
@@ -76,12 +66,11 @@ class Recurrent:
         """As torch.nn's forward: (output, h_n), for an LSTM (output, (h_n, c_n))."""
         if hx is None and self.learn_initial_state:
             hx = self._learned_state(input)
-        if _check.plain_thread():
-            weights = self._weights()
-            if self._is_short(input, hx, weights):
-                return self._layers(input, hx, weights, _ops.direct)
+        weights = self._weights()
+        if _check.plain_thread() and self._is_short(input, hx, weights):
+            return self._layers(input, hx, weights, _ops.direct)
         if self.fallback_reason(input, hx) is None:
-            return self._layers(input, hx, self._weights(), _ops.through_operator)
+            return self._layers(input, hx, weights, _ops.through_operator)
         return self._fallback(input, hx)
 
     def fallback_reason(self, input, hx=None) -> Optional[str]:
@@ -105,7 +94,18 @@ class Recurrent:
                 return reason
             if tensor.device != input.device or tensor.dtype != weights[0].dtype:
                 return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
-        return self._size_reason(input, states, weights)
+        for w, shape in zip(weights, self._weight_shapes()):
+            if w.shape != shape:
+                return "a weight has been given another shape"
+        return self._size_reason(input, states)
+
+    def _weight_shapes(self):
+        D, H, shapes = _directions(self), self.hidden_size, []
+        rows = CELLS[CELL_OF_MODE[self.mode]].gates * H
+        for layer in range(self.num_layers):
+            own = [(rows, self.input_size if layer == 0 else D * H), (rows, H)]
+            shapes += (own + ([(rows,)] * 2 if self.bias else [])) * D
+        return shapes
 
     def _given_states(self, hx):
         """hx as a tuple of tensors, empty where it is None; None where it is not what torch takes."""
@@ -117,12 +117,14 @@ class Recurrent:
             return None
         return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
 
-    def _size_reason(self, input, states, weights):
+    def _size_reason(self, input, states):
         shape = input.shape
         if len(shape) == 3:
             time, batch = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
+            expected = (self.num_layers * _directions(self), batch, self.hidden_size)
         elif len(shape) == 2:
             time, batch = shape[0], 1
+            expected = (self.num_layers * _directions(self), self.hidden_size)
         else:
             return "the input is refused by torch"
         if shape[-1] != self.input_size:
@@ -131,15 +133,9 @@ class Recurrent:
             return "the batch is empty"
         if time == 0:
             return "the sequence is empty"
-        D, H = _directions(self), self.hidden_size
-        expected = (self.num_layers * D, batch, H) if len(shape) == 3 else (self.num_layers * D, H)
         for s in states:
             if s.shape != expected:
                 return "hx is refused by torch"
-        gates = CELLS[CELL_OF_MODE[self.mode]].gates
-        for w, expected in zip(weights, _weight_shapes(gates, self.input_size, H, self.num_layers, D, self.bias)):
-            if w.shape != expected:
-                return "a weight has been given another shape"
         return None
 
     def _weights(self):
@@ -156,19 +152,19 @@ class Recurrent:
         return tuple(states) if self.mode == "LSTM" else states[0]
 
     def _is_short(self, input, hx, weights):
-        """True for a call that the driver can take as it is: dense CPU tensors, right sizes, no gradient to record."""
+        """True for a call that the driver can take as it is: dense CPU tensors of the right sizes, no gradient to record."""
         dtype = weights[0].dtype
-        if dtype not in _check.SERVED_DTYPES or self.proj_size or not _check.plain_tensor(input, dtype):
+        if self.proj_size or dtype not in _check.SERVED_DTYPES or not _check.plain_tensor(input, dtype):
             return False
         states = self._given_states(hx)
         if states is None:
             return False
-        for tensor in (*states, *weights):
-            if not _check.plain_tensor(tensor, dtype):
+        for s in states:
+            if not _check.plain_tensor(s, dtype):
                 return False
         if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
             return False
-        return self._size_reason(input, states, weights) is None
+        return self._size_reason(input, states) is None
 
     def _layers(self, input, hx, weights, scan):
         """What `forward` returns, from checked arguments, each layer computed by scan(cell, x, h_0, c_0, weights, batch_first)."""
@@ -180,7 +176,7 @@ class Recurrent:
             h_0 = zero_state(shape, x.dtype) if scan is _ops.direct else x.new_zeros(shape)
             c_0 = h_0 if lstm else None
         else:
-            states = [s if batched else s.unsqueeze(1) for s in (hx if lstm else (hx,))]
+            states = [(s if batched else s.unsqueeze(1)).contiguous() for s in (hx if lstm else (hx,))]
             h_0, c_0 = states if lstm else (states[0], None)
         y, h_n, c_n = self._stack(x, h_0, c_0, weights, batch_first, scan)
         if not batched:

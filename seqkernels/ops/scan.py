@@ -3,10 +3,12 @@
 Shapes as in `seqkernels.reference.scan`. An operator's outputs are fresh tensors, never views of each other or of an input.
 """
 
+import importlib
+
 import torch
-from torch import Tensor
 
 from .. import _check, reference
+from .packed import _cache as cache
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
@@ -22,17 +24,37 @@ _LIB.define(
 )
 
 
-def _driver():
-    from . import scan_cpu
+scan_cpu = None  # the driver, once it is needed
 
+
+def _driver():
+    global scan_cpu
+    if scan_cpu is None:
+        scan_cpu = importlib.import_module(".scan_cpu", __package__)
     return scan_cpu
 
 
 def direct(cell, x, h_0, c_0, weights, batch_first):
-    """(y, h_n, c_n) by the driver, past the dispatcher, from cached packed weights. The arguments are known to be right."""
-    driver = _driver()
-    packed = driver.packed_weights(cell, weights)
-    return driver.forward(cell, x, h_0, c_0, weights, batch_first, False, packed)[:3]
+    """(y, h_n, c_n) by the driver, past the dispatcher, from cached packed weights.
+
+    x, h_0 and c_0 are plain tensors of the right sizes. The weights are looked at only when they are not in the cache,
+    which knows them by identity, address and contents.
+    """
+    driver = scan_cpu or _driver()
+    entry = cache.get((cell, *map(id, weights)))
+    checked = (x.shape[2], h_0.shape[2], x.dtype)
+    if entry is not None and entry.holds(weights) and getattr(entry.packed, "checked", None) == checked:
+        packed = entry.packed
+    else:
+        _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+        if not all(_check.plain_tensor(w, x.dtype) for w in weights):
+            return through_operator(cell, x, h_0, c_0, weights, batch_first)
+        packed = driver.packed_weights(cell, weights)
+        packed.checked = checked
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    y, h_n, c_n, _, _ = driver.forward(cell, x, h_0, c_0, weights, batch_first, False, packed)
+    return y, h_n, c_n
 
 
 def through_operator(cell, x, h_0, c_0, weights, batch_first):

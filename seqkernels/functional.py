@@ -1,0 +1,195 @@
+"""The operations as functions: scan, step and scaled_dot_product_attention.
+
+Each takes impl="auto", "kernel" or "reference". "auto" runs on the kernels where they serve the call, and otherwise on
+plain torch operators; "kernel" raises NotImplementedError, with the reasons, where they do not; "reference" never uses them.
+Letters: `T` time (queries), `B` batch, `I` input size, `H` hidden size, `G` gates, `D` directions, or head size, `N` heads.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import _check, reference
+from .ops import attention as _attention
+from .ops import scan as _scan
+from .reference import ScanOutput
+
+__all__ = ["ScanOutput", "scaled_dot_product_attention", "scan", "step"]
+
+
+def scan(
+    cell,
+    x,
+    h_0=None,
+    c_0=None,
+    weights=(),
+    *,
+    batch_first=False,
+    lengths=None,
+    reset=None,
+    reset_state=None,
+    return_states=False,
+    impl="auto",
+):
+    """One layer of a recurrent network over a whole sequence, in one direction or two.
+
+    Args:
+        cell: "rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm" or "gru".
+        x: (T, B, I), or (B, T, I) with batch_first; any floating dtype (the kernels: float32 and float64 on a CPU).
+        h_0, c_0: (D, B, H), D = 1 or 2, the second direction running in reverse. Zero by default; then D is taken from
+            the weights: 2 or 4 of them are one direction if weights[2] is a bias or absent.
+        weights: D times w_ih (G*H, I), w_hh (G*H, H)[, b_ih (G*H), b_hh (G*H)], gates in torch.nn's order.
+        lengths: (B,) integers, 0 to T: row b ends after lengths[b] steps; outputs past the end are zero, final states are
+            those of the last valid step, the reverse direction starts there.
+        reset: (T, B) bool, or (B, T) with batch_first: where true, the row's state is replaced before that step, by zero or
+            by reset_state = (h, c), each (D, B, H). h_0 is not what comes back: it is often carried over from before.
+        return_states: also return every c_t and the values that the cell saves.
+
+    Returns:
+        ScanOutput(y, h_n, c_n, c, gates): y (T, B, D*H), or (B, T, D*H); h_n (D, B, H); c_n (D, B, H), None without c;
+        c (D, T, B, H) and gates (D, T, saved, B, H), None unless asked for.
+
+    Raises:
+        ValueError: unknown cell or impl, a dtype that differs from x's, c_0 for a cell without c, bad lengths or reset.
+        RuntimeError: sizes or devices that do not fit, an empty sequence.
+        NotImplementedError: impl="kernel" and no kernel serves the call; the message says why.
+    """
+    weights = list(weights)
+    if h_0 is None:
+        h_0, c_0 = _zero_states(cell, x, c_0, weights, batch_first)
+    T, B, _, _ = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    _check_rows(lengths, reset, T, B, batch_first)
+    asked = {"lengths": lengths, "reset": reset, "return_states": return_states or None}
+    reasons = [f"no kernel takes {name}= yet" for name, value in asked.items() if value is not None]
+    tensors = {"x": x, "h_0": h_0, "c_0": c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
+    if not _use_kernel(impl, reasons + _reasons(tensors)):
+        return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths, reset, reset_state, return_states)
+    y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first)
+    return ScanOutput(y, h_n, None if c_0 is None else c_n)
+
+
+def step(cell, x, h, c=None, weights=(), *, impl="auto"):
+    """One time step of one direction: x (B, I), h (B, H), c (B, H) for "lstm", else None; weights as for `scan`.
+
+    Returns (h', c'), each (B, H), c' None for a cell without c. Raises as `scan`.
+    """
+    weights = list(weights)
+    for name, tensor in (("x", x), ("h", h), ("c", c)):
+        if tensor is not None and tensor.dim() != 2:
+            raise RuntimeError(f"{name} must have 2 dimensions, got {tensor.dim()}")
+    states = (h.unsqueeze(0), None if c is None else c.unsqueeze(0))
+    _check.scan_arguments(cell, x.unsqueeze(0), *states, weights, False)
+    tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
+    if not _use_kernel(impl, _reasons(tensors)):
+        return reference.step(cell, x, h, c, weights)
+    _, h_n, c_n = _scan.through_operator(cell, x.unsqueeze(0), *states, weights, False)
+    return h_n.squeeze(0), None if c is None else c_n.squeeze(0)
+
+
+def _zero_states(cell, x, c_0, weights, batch_first):
+    if c_0 is not None:
+        raise ValueError("c_0 is given and h_0 is not")
+    if len(weights) < 2 or x.dim() != 3:
+        raise RuntimeError(f"expected x with 3 dimensions and 2, 4 or 8 weights, got {x.dim()} and {len(weights)}")
+    biased = len(weights) > 2 and weights[2].dim() == 1
+    D = len(weights) // (4 if biased else 2)
+    zeros = x.new_zeros(D, x.shape[0 if batch_first else 1], weights[1].shape[-1])
+    return zeros, zeros if cell == "lstm" else None
+
+
+def _check_rows(lengths, reset, T, B, batch_first):
+    if lengths is not None:
+        if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+            raise ValueError(f"lengths must be {B} integers, got {lengths.dtype} of size {list(lengths.shape)}")
+        if not torch.compiler.is_compiling() and B and not (0 <= int(lengths.min()) and int(lengths.max()) <= T):
+            raise ValueError(f"lengths must be from 0 to {T}, got {int(lengths.min())} to {int(lengths.max())}")
+    if reset is not None:
+        shape = (B, T) if batch_first else (T, B)
+        if reset.shape != shape or reset.dtype != torch.bool:
+            raise ValueError(f"reset must be bool of size {shape}, got {reset.dtype} of size {list(reset.shape)}")
+
+
+def _reasons(tensors):
+    """Why no kernel can read these tensors here and now: a list, empty where one can."""
+    found = [_check.thread_reason(), *(_check.tensor_reason(n, t) for n, t in tensors.items() if t is not None)]
+    return [reason for reason in found if reason is not None]
+
+
+def _use_kernel(impl, reasons):
+    if impl not in ("auto", "kernel", "reference"):
+        raise ValueError(f"impl must be 'auto', 'kernel' or 'reference', got {impl!r}")
+    if impl == "kernel" and reasons:
+        raise NotImplementedError("impl='kernel' cannot run this call: " + "; ".join(reasons))
+    return impl != "reference" and not reasons
+
+
+def attention_reasons(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, enable_gqa=False):
+    """Why no kernel serves this call of scaled_dot_product_attention: a list, empty where one does."""
+    tensors = {"query": query, "key": key, "value": value}
+    reasons = _reasons(tensors)
+    if dropout_p:
+        reasons.append("dropout_p is not zero")
+    given = [t for t in (query, key, value, attn_mask) if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        reasons.append("a gradient is needed: attention has no backward kernel yet")
+    if is_causal and attn_mask is not None:
+        reasons.append("attn_mask and is_causal are both given, which torch refuses")
+    if not reasons and not _shapes_served(query, key, value, attn_mask, enable_gqa):
+        shapes = ", ".join(str(list(t.shape)) for t in given)
+        reasons.append(f"sizes, or the mask's dtype or device, are refused by torch or broadcast by it: {shapes}")
+    return reasons
+
+
+def _shapes_served(query, key, value, mask, enable_gqa):
+    if not (query.dim() == key.dim() == value.dim() in (3, 4) and query.dtype == key.dtype == value.dtype):
+        return False
+    (*batch, T, D), (*key_batch, S, key_D) = query.shape, key.shape
+    if key_D != D or D == 0 or value.shape[:-1] != key.shape[:-1] or key_batch[:-1] != batch[:-1]:
+        return False
+    heads, key_heads = batch[-1], key_batch[-1]
+    if heads != key_heads and not (enable_gqa and key_heads and heads % key_heads == 0 and query.dim() == 4):
+        return False
+    if mask is None:
+        return True
+    mask_ok = mask.dtype in (torch.bool, query.dtype) and mask.layout is torch.strided and mask.device == query.device
+    return mask_ok and mask.dim() >= 2 and _attention.mask_fits(mask.shape, (*batch, T, S))
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+    *,
+    impl="auto",
+):
+    """softmax(Q K^T * scale + mask) V, with torch.nn.functional.scaled_dot_product_attention's signature and meaning.
+
+    Args:
+        query: (B, N, T, D) or (N, T, D); key (B, M, S, D); value (B, M, S, E); N = M, or with enable_gqa a multiple of M.
+        attn_mask: bool (true: may be attended) or query's dtype (added), broadcastable to (B, N, T, S).
+        dropout_p, is_causal, scale: as torch's. A query that may attend to no key gets zero.
+
+    Returns (B, N, T, E). "auto" and no kernel: torch's own function, with its errors. Raises NotImplementedError for
+    impl="kernel" where no kernel serves the call.
+    """
+    reasons = attention_reasons(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    if not _use_kernel(impl, reasons):
+        run = reference.scaled_dot_product_attention if impl == "reference" else F.scaled_dot_product_attention
+        return run(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    run = _attention.direct if _plain(query, key, value, attn_mask) else _attention.through_operator
+    if query.dim() == 4:
+        return run(query, key, value, attn_mask, is_causal, scale)
+    mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(0)
+    return run(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), mask, is_causal, scale).squeeze(0)
+
+
+def _plain(query, key, value, mask):
+    dtype = query.dtype
+    if not (_check.plain_thread() and all(_check.plain_tensor(t, dtype) for t in (query, key, value))):
+        return False
+    return mask is None or _check.plain_tensor(mask, mask.dtype)
