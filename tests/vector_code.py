@@ -30,7 +30,7 @@ def runs_here(target):
 
 
 def build(function, size, target):
-    """A module with run(in, out, bytes), that puts `function` of each vector of `in` into `out`; its code generator."""
+    """An optimised module whose run(in, out, bytes) applies `function` to every vector, and its code generator."""
     triple, cpu, features, width = TARGETS[target]
     lanes = Lanes(size, width // size)
     module = ir.Module()
@@ -54,6 +54,8 @@ def build(function, size, target):
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=3)
     parsed = llvm.parse_assembly(str(module))
     parsed.triple = triple
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(parsed, passes)
     return parsed, machine
 
 
