@@ -1,7 +1,6 @@
 """Weights in the order in which the kernels read them (layout.py)."""
 
-from numba import njit
-
+from .inner import inner
 from .layout import PANEL, layout
 from .parts import load_part, store_part
 from .tiles import store, transpose, zeros
@@ -25,7 +24,7 @@ def _forward(shape, size):
     W, gates, blocks, vectors = shape.lanes, shape.gates, shape.blocks, shape.vectors
     units = shape.slab_units
 
-    @njit(nogil=True)
+    @inner
     def pack(weights, packed, H, K):
         for slab in range(-(-H // units)):
             for block in range(blocks):
@@ -44,7 +43,7 @@ def _backward(shape, slots, size):
     W, blocks, units = shape.lanes, shape.blocks, shape.slab_units
     gates = len(slots)
 
-    @njit(nogil=True)
+    @inner
     def pack(weights, packed, H, K):
         slabs = -(-H // units)
         row = size * PANEL * W

@@ -1,78 +1,113 @@
 """The inner loop of every matrix product, and the split of rows into register tiles."""
 
-from numba import njit
+from numba.core import types
+from numba.extending import intrinsic
 
 from . import target
-from .tiles import add, outer, prefetch, zeros
+from .inner import inner
+from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
+from .vector import I64, Int
 
 _AHEAD = 2048  # bytes: how far ahead a lone row asks for its weights
 BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
 
 
-def product(m, n, size):
-    """A function (acc, a, stride, K, b): acc (m rows, n vectors) += a (m, K; rows `stride` apart) times packed b (K, n W).
+@intrinsic
+def accumulate(typing, acc, a, stride, K, b):
+    """acc (m rows, n vectors) += a (m, K; rows `stride` elements apart) times packed b (K, n W)."""
 
-    Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains.
-    """
-    here = target.current()
-    row = n * here.lanes(size) * size
-    spare = here.registers * 3 // 4 // (m * n)
-    chains = 4 if spare >= 4 else 2 if spare >= 2 else 1
+    def generate(context, builder, signature, arguments):
+        array, a, stride, K, b = arguments
+        values = _emit_product(builder, acc, unpack(builder, acc, array), a, stride, K, b)
+        return pack(builder, acc, values)
+
+    return acc(acc, types.intp, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic(prefer_literal=True)
+def product(typing, m, n, size, a, stride, K, b):
+    """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size: compile-time constants."""
+    tile = Tile(m.literal_value, n.literal_value, size.literal_value)
+    row = tile.n * tile.lanes.count * tile.size
+
+    def generate(context, builder, signature, arguments):
+        a, stride, K, b = arguments[3:]
+        zeros = [tile.lanes.constant(0.0)] * (tile.m * tile.n)
+
+        def block(k, total):
+            left = builder.sub(K, k.value)
+            terms = builder.select(builder.icmp_signed("<", left, I64(BLOCK)), left, I64(BLOCK))
+            here = (Int(builder, a) + k * tile.size).value, stride, terms, (Int(builder, b) + k * row).value
+            return _sum(builder, total, _emit_product(builder, tile, zeros, *here))
+
+        return pack(builder, tile, _loop(builder, 0, K, BLOCK, zeros, block))
+
+    return tile(m, n, size, *[types.intp] * 4), generate
+
+
+def _emit_product(builder, tile, values, a, stride, K, b):
+    """The vectors `values` plus the product. Few accumulators would leave the multipliers waiting for their own results,
+    so small tiles add up in 2 or 4 chains; a lone row also asks for its weights ahead."""
+    a, stride, b = Int(builder, a), Int(builder, stride), Int(builder, b)
+    row = tile.n * tile.lanes.count * tile.size
+    chains = _chains(tile)
+    count = tile.m * tile.n
+
+    def terms(k, values):
+        if tile.m == 1:
+            for line in range(0, chains * row, 64):
+                emit_prefetch(builder, b + k * row + (_AHEAD + line))
+        return [
+            v
+            for chain in range(chains)
+            for v in emit_outer(
+                builder, tile, values[chain * count : (chain + 1) * count],
+                a + (k + chain) * tile.size, stride, b + (k + chain) * row,
+            )
+        ]  # fmt: skip
+
+    def term(k, values):
+        return emit_outer(builder, tile, values, a + k * tile.size, stride, b + k * row)
 
     if chains == 1:
-
-        @njit(nogil=True)
-        def multiply(acc, a, stride, K, b):
-            for k in range(K):
-                acc = outer(acc, a + size * k, stride, b + row * k)
-            return acc
-
-    elif chains == 2:
-
-        @njit(nogil=True)
-        def multiply(acc, a, stride, K, b):
-            acc1 = zeros(m, n, size)
-            for k in range(0, K - 1, 2):
-                acc = outer(acc, a + size * k, stride, b + row * k)
-                acc1 = outer(acc1, a + size * (k + 1), stride, b + row * (k + 1))
-            if K % 2:
-                acc = outer(acc, a + size * (K - 1), stride, b + row * (K - 1))
-            return add(acc, acc1)
-
-    else:
-
-        @njit(nogil=True)
-        def multiply(acc, a, stride, K, b):
-            acc1, acc2, acc3 = zeros(m, n, size), zeros(m, n, size), zeros(m, n, size)
-            for k in range(0, K - 3, 4):
-                p, q = a + size * k, b + row * k
-                for line in range(0, 4 * row, 64):
-                    prefetch(q + _AHEAD + line)
-                acc = outer(acc, p, stride, q)
-                acc1 = outer(acc1, p + size, stride, q + row)
-                acc2 = outer(acc2, p + 2 * size, stride, q + 2 * row)
-                acc3 = outer(acc3, p + 3 * size, stride, q + 3 * row)
-            for k in range(K // 4 * 4, K):
-                acc = outer(acc, a + size * k, stride, b + row * k)
-            return add(add(acc, acc1), add(acc2, acc3))
-
-    return multiply
+        return _loop(builder, 0, K, 1, values, term)
+    whole = builder.and_(K, I64(-chains))
+    zeros = [tile.lanes.constant(0.0)] * (count * (chains - 1))
+    sums = _loop(builder, 0, whole, chains, [*values, *zeros], terms)
+    while len(sums) > count:
+        half = len(sums) // 2
+        sums = _sum(builder, sums[:half], sums[half:])
+    return _loop(builder, whole, K, 1, sums, term)
 
 
-def long_product(m, n, size):
-    """A function (a, stride, K, b) -> tile: the product of any length, summed in blocks."""
-    multiply = product(m, n, size)
-    row = n * target.current().lanes(size) * size
+def _chains(tile):
+    spare = target.current().registers * 3 // 4 // (tile.m * tile.n)
+    return 4 if spare >= 4 else 2 if spare >= 2 else 1
 
-    @njit(nogil=True)
-    def run(a, stride, K, b):
-        total = multiply(zeros(m, n, size), a, stride, min(K, BLOCK), b)
-        for k in range(BLOCK, K, BLOCK):
-            block = multiply(zeros(m, n, size), a + size * k, stride, min(K - k, BLOCK), b + row * k)
-            total = add(total, block)
-        return total
 
-    return run
+def _sum(builder, xs, ys):
+    return [builder.fadd(x, y) for x, y in zip(xs, ys)]
+
+
+def _loop(builder, start, stop, step, values, body):
+    """for k in range(start, stop, step): values = body(k, values); gives the last values."""
+    before = builder.block
+    head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    k = builder.phi(I64)
+    phis = [builder.phi(v.type) for v in values]
+    builder.cbranch(builder.icmp_signed("<", k, stop), inside, after)
+    builder.position_at_end(inside)
+    results = body(Int(builder, k), phis)
+    k.add_incoming(I64(start) if isinstance(start, int) else start, before)
+    k.add_incoming(builder.add(k, I64(step)), builder.block)
+    for phi, first, later in zip(phis, values, results):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return phis
 
 
 def by_rows(make, n):
@@ -84,7 +119,7 @@ def by_rows(make, n):
     M = target.current().rows(n)
     most, four, two, one = make(M), make(min(4, M)), make(min(2, M)), make(1)
 
-    @njit(nogil=True)
+    @inner
     def run(first, last, B, arguments):
         row = first
         while row + M <= last:

@@ -6,13 +6,14 @@ its gradients written to the chunk's gradient memory, which is then the ready op
 Operations: 2 T B G H H.
 """
 
-from numba import njit
+from functools import cache
 
 from ..cells import CELLS
+from .inner import inner
 from .layout import PANEL, layout
 from .parts import load_part, store_part
 from .primitives import on_vectors
-from .product import BLOCK, by_rows, product
+from .product import BLOCK, accumulate, by_rows
 from .tiles import add, tile_op, zeros
 
 ARGUMENTS = (
@@ -41,7 +42,7 @@ def build(cell, size):
     blocks = shape.blocks
     panel_weights = PANEL * W * len(shape.u_slots) * units  # elements a slab
 
-    @njit(nogil=True)
+    @inner
     def scan(
         dy, dy_time, dy_row, dy_last, y, y_time, y_row, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0,
         gradients, later, later_rows, T, B, H, t0, count, first, last
@@ -76,6 +77,7 @@ def build(cell, size):
     return scan
 
 
+@cache
 def gradient_product(m, shape, slots):
     """A function ((gradients, slab bytes, slabs, packed), row) -> tile: rows of gradients times packed backward weights."""
     multiply = _slab_product(m, shape, slots)
@@ -83,7 +85,7 @@ def gradient_product(m, shape, slots):
     slab_weights = size * PANEL * W * shape.blocks * len(slots) * W
     group = max(1, BLOCK * size * PANEL * W // slab_weights)
 
-    @njit(nogil=True)
+    @inner
     def run(operands, row):
         gradients, slab_bytes, slabs, packed = operands
         a = gradients + size * row_elements * row
@@ -100,25 +102,24 @@ def gradient_product(m, shape, slots):
 
 def _slab_product(m, shape, slots):
     """A function (acc, a, b): acc += one slab's part of rows of gradients times its packed weights."""
-    multiply = product(m, PANEL, shape.size)
     size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
     K, row_slots, vectors = len(slots) * W, shape.slots, size * PANEL * W
     runs = _runs(slots)
 
     if K * blocks == row_elements:
 
-        @njit(nogil=True)
+        @inner
         def run(acc, a, b):
-            return multiply(acc, a, row_elements, row_elements, b)
+            return accumulate(acc, a, row_elements, row_elements, b)
 
     else:
 
-        @njit(nogil=True)
+        @inner
         def run(acc, a, b):
             for block in range(blocks):
                 for start, length, place in runs:
                     source = a + size * W * (block * row_slots + start)
-                    acc = multiply(acc, source, row_elements, length * W, b + vectors * (block * K + place * W))
+                    acc = accumulate(acc, source, row_elements, length * W, b + vectors * (block * K + place * W))
             return acc
 
     return run
@@ -139,7 +140,7 @@ def _step(m, shape, cell_op):
     multiply = gradient_product(m, shape, shape.u_slots)
     size, gate_row, gradient_row = shape.size, shape.gate_row, shape.gradient_row
 
-    @njit(nogil=True)
+    @inner
     def tile(row, arguments):
         weights, saved, gradients, before, after, direct_h, dc, H, left = arguments
         d, d_row, h, h_row, c_before = before
@@ -158,7 +159,7 @@ def _into_h0(m, shape):
     multiply = gradient_product(m, shape, shape.u_slots)
     size, has_direct_h = shape.size, shape.has_direct_h
 
-    @njit(nogil=True)
+    @inner
     def tile(row, arguments):
         weights, direct_h, dh0, H, left = arguments
         acc = multiply(weights, row)

@@ -7,14 +7,13 @@ the cell's saved values replace the pre-activations; all chunks are kept. For in
 Operations: 2 T B G H (I + H). Bytes from outside the caches: x and y once; the weights once a step where they do not fit.
 """
 
-from numba import njit
-
 from ..cells import CELLS
+from .inner import inner
 from .layout import layout
 from .layout import steps as chunk_steps
 from .parts import load_part, store_part
 from .primitives import on_vectors
-from .product import by_rows, long_product
+from .product import by_rows, product
 from .tiles import add, load, tile_op, zeros
 
 ARGUMENTS = (
@@ -36,10 +35,10 @@ def build(cell, size, save):
     gate_row = shape.gate_row
     project = by_rows(lambda m: _project(m, shape, size), n)
     step = by_rows(lambda m: _step(m, shape, size, _cell_op(cell, shape, save)), n)
-    steps = njit(nogil=True)(chunk_steps)
+    steps = inner(chunk_steps)
     copy_rows = _copy_rows(size, W)
 
-    @njit(nogil=True)
+    @inner
     def input_part(x, x_time, x_row, w_ih, b_ih, gates, t0, count, B, I, H, first, last):
         """Input pre-activations of `count` steps from t0, all slabs."""
         rows = count * B
@@ -55,7 +54,7 @@ def build(cell, size, save):
                     source = x + size * x_time * (t0 + s)
                     project(first, last, B, (source, x_row, target + size * gate_row * B * s, *weights))
 
-    @njit(nogil=True)
+    @inner
     def scan(
         x, x_time, x_row, w_ih, w_hh, b_ih, b_hh, h0, c0, y, y_time, y_row, c, c_time, gates, keep,
         T, B, I, H, first, last, h_n
@@ -81,7 +80,7 @@ def build(cell, size, save):
 
 
 def _copy_rows(size, W):
-    @njit(nogil=True)
+    @inner
     def copy(source, stride, target, H, first, last):
         """Rows first ... last - 1 of H elements to contiguous ones."""
         for row in range(first, last):
@@ -93,8 +92,7 @@ def _copy_rows(size, W):
 
 
 def _project(m, shape, size):
-    multiply = long_product(m, shape.vectors, size)
-    gate_row = shape.gate_row
+    n, gate_row = shape.vectors, shape.gate_row
 
     @tile_op
     def store_gates(frame):
@@ -105,24 +103,23 @@ def _project(m, shape, size):
                 place = (j // shape.gates) * shape.width + j % shape.gates
                 frame.store(vector, target + (i * gate_row + place * frame.width) * size)
 
-    @njit(nogil=True)
+    @inner
     def tile(row, arguments):
         x, x_row, gates, I, w_ih, b_ih = arguments
-        acc = multiply(x + size * x_row * row, x_row, I, w_ih)
+        acc = product(m, n, size, x + size * x_row * row, x_row, I, w_ih)
         store_gates(add(acc, load(acc, b_ih, 0)), (gates + size * gate_row * row,))
 
     return tile
 
 
 def _step(m, shape, size, cell_op):
-    multiply = long_product(m, shape.vectors, size)
-    gate_row = shape.gate_row
+    n, gate_row = shape.vectors, shape.gate_row
 
-    @njit(nogil=True)
+    @inner
     def tile(row, arguments):
         h, h_row, unit, w_hh, b_hh, gates, y, y_row, c_before, c, H, units_left = arguments
         h = h + size * h_row * row
-        acc = multiply(h, h_row, H, w_hh)
+        acc = product(m, n, size, h, h_row, H, w_hh)
         c_row = size * H * row
         states = (h + unit, h_row, y + size * y_row * row, y_row, c_before + c_row, c + c_row, H)
         cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, units_left))

@@ -6,9 +6,8 @@ D are the chunk's gate gradients, just written and still in the cache. Columns o
 vectors, so that a product over the chunk's rows reads both operands in order. Operations: 4 rows G H (I + H) less dh's.
 """
 
-from numba import njit
-
 from . import target
+from .inner import inner
 from .layout import PANEL, layout
 from .parts import load_part, store_part
 from .product import by_rows
@@ -46,7 +45,7 @@ def build(cell, size):
     into_biases = _into_biases(shape)
     panel_weights = PANEL * W * len(shape.x_slots) * units
 
-    @njit(nogil=True)
+    @inner
     def gradients_of(
         gradients, B, count, x, x_time, x_row, h, h_time, h_row, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh, db,
         first_chunk, panels, I, H, first, last, slab_first, slab_last
@@ -83,7 +82,7 @@ def _into_x(m, shape):
     multiply = gradient_product(m, shape, shape.x_slots)
     size = shape.size
 
-    @njit(nogil=True)
+    @inner
     def tile(row, arguments):
         operands, dx, dx_row, left, dx_add = arguments
         acc = multiply(operands, row)
@@ -99,7 +98,7 @@ def _pack_columns(shape):
     """Rows (step, b) of a (count, B, N) operand as panels [panel][row][_WIDE W], zero past N."""
     size, wide = shape.size, _WIDE * shape.lanes
 
-    @njit(nogil=True)
+    @inner
     def pack(a, a_time, a_row, first_step, B, count, N, panels):
         for panel in range(-(-N // wide)):
             column = panel * wide
@@ -123,7 +122,7 @@ def _into_weights(shape, slots):
     m = min(target.current().rows(_WIDE), W)
     multiply = _down_rows(m, shape)
 
-    @njit(nogil=True)
+    @inner
     def run(gradients, slab_bytes, rows, panels, dw, N, H, first_chunk, slab_range):
         for slab in range(slab_range[0], slab_range[1]):
             for panel in range(-(-N // wide)):
@@ -146,7 +145,7 @@ def _down_rows(m, shape):
     """A function (a, a_row, rows, b) -> (m lanes of D, _WIDE vectors): over rows, D's lanes as scalars times a packed row."""
     size, wide = shape.size, _WIDE * shape.lanes
 
-    @njit(nogil=True)
+    @inner
     def multiply(a, a_row, rows, b):
         total = zeros(m, _WIDE, size)
         for first in range(0, rows, _BLOCK):
@@ -163,7 +162,7 @@ def _into_biases(shape):
     n, size = shape.blocks * shape.slots, shape.size
     gradient_row = shape.gradient_row
 
-    @njit(nogil=True)
+    @inner
     def run(gradients, slab_bytes, rows, db, first_chunk, slab_range):
         for slab in range(slab_range[0], slab_range[1]):
             source, place = gradients + slab_bytes * slab, db + size * gradient_row * slab

@@ -17,7 +17,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 from . import target
-from .vector import I32, I64, Int, Lanes, Mask, Vector, call, fma
+from .vector import I8, I32, Int, Lanes, Mask, Vector, call, fma
 
 
 class Tile(types.Type):
@@ -57,14 +57,14 @@ def _addresses(builder, tile, base, stride):
     return [(base + stride * i + j * width).value for i in range(tile.m) for j in range(tile.n)]
 
 
-def _pack(builder, tile, values):
+def pack(builder, tile, values):
     array = ir.Constant(tile.registers, ir.Undefined)
     for index, value in enumerate(values):
         array = builder.insert_value(array, value, index)
     return array
 
 
-def _unpack(builder, tile, array):
+def unpack(builder, tile, array):
     return [builder.extract_value(array, index) for index in range(tile.m * tile.n)]
 
 
@@ -73,7 +73,7 @@ def zeros(typing, m, n, size):
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
 
     def generate(context, builder, signature, arguments):
-        return _pack(builder, tile, [tile.lanes.constant(0.0)] * (tile.m * tile.n))
+        return pack(builder, tile, [tile.lanes.constant(0.0)] * (tile.m * tile.n))
 
     return tile(m, n, size), generate
 
@@ -82,7 +82,7 @@ def zeros(typing, m, n, size):
 def load(typing, like, p, stride):
     def generate(context, builder, signature, arguments):
         _, base, step = arguments
-        return _pack(builder, like, [_load(builder, like.lanes, a) for a in _addresses(builder, like, base, step)])
+        return pack(builder, like, [_load(builder, like.lanes, a) for a in _addresses(builder, like, base, step)])
 
     return like(like, types.intp, types.intp), generate
 
@@ -91,7 +91,7 @@ def load(typing, like, p, stride):
 def store(typing, tile, p, stride):
     def generate(context, builder, signature, arguments):
         array, base, step = arguments
-        for value, address in zip(_unpack(builder, tile, array), _addresses(builder, tile, base, step)):
+        for value, address in zip(unpack(builder, tile, array), _addresses(builder, tile, base, step)):
             builder.store(value, _pointer(builder, address, tile.lanes.floats), align=tile.size)
         return context.get_dummy_value()
 
@@ -101,38 +101,48 @@ def store(typing, tile, p, stride):
 @intrinsic
 def add(typing, x, y):
     def generate(context, builder, signature, arguments):
-        pairs = zip(*(_unpack(builder, x, array) for array in arguments))
-        return _pack(builder, x, [builder.fadd(a, b) for a, b in pairs])
+        pairs = zip(*(unpack(builder, x, array) for array in arguments))
+        return pack(builder, x, [builder.fadd(a, b) for a, b in pairs])
 
     return x(x, x), generate
+
+
+def emit_outer(builder, tile, values, a, stride, b):
+    """The tile's vectors `values` plus one term of a product: column a (rows `stride` apart) times the row at b."""
+    lanes, size = tile.lanes, tile.size
+    width = lanes.count * size
+    row = [Vector(builder, lanes, _load(builder, lanes, (b + j * width).value)) for j in range(tile.n)]
+    result = []
+    for i in range(tile.m):
+        scalar = builder.load(_pointer(builder, (a + stride * (i * size)).value, lanes.element), align=size)
+        factor = Vector(builder, lanes, _splat(builder, lanes, scalar))
+        for j in range(tile.n):
+            result.append(fma(factor, row[j], Vector(builder, lanes, values[i * tile.n + j])).value)
+    return result
 
 
 @intrinsic
 def outer(typing, tile, a, stride, b):
     def generate(context, builder, signature, arguments):
-        array, a, stride, b = arguments
-        lanes, size = tile.lanes, tile.size
-        values = [Vector(builder, lanes, v) for v in _unpack(builder, tile, array)]
-        row = [Vector(builder, lanes, _load(builder, lanes, p)) for p in _addresses(builder, Tile(1, tile.n, size), b, I64(0))]
-        for i in range(tile.m):
-            address = (Int(builder, a) + Int(builder, stride) * (i * size)).value
-            scalar = builder.load(_pointer(builder, address, lanes.element), align=size)
-            factor = Vector(builder, lanes, _splat(builder, lanes, scalar))
-            for j in range(tile.n):
-                values[i * tile.n + j] = fma(factor, row[j], values[i * tile.n + j])
-        return _pack(builder, tile, [v.value for v in values])
+        array, *places = arguments
+        places = [Int(builder, v) for v in places]
+        return pack(builder, tile, emit_outer(builder, tile, unpack(builder, tile, array), *places))
 
     return tile(tile, types.intp, types.intp, types.intp), generate
+
+
+def emit_prefetch(builder, address):
+    pointer = _pointer(builder, address.value, I8)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32]), "llvm.prefetch.p0"
+    )
+    builder.call(function, [pointer, I32(0), I32(3), I32(1)])
 
 
 @intrinsic
 def prefetch(typing, p):
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], ir.IntType(8))
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32]), "llvm.prefetch.p0"
-        )
-        builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+        emit_prefetch(builder, Int(builder, arguments[0]))
         return context.get_dummy_value()
 
     return types.void(types.intp), generate
@@ -147,7 +157,7 @@ class Frame:
     def __init__(self, builder, tile, array, integers):
         self.builder, self.lanes, self.m, self.n = builder, tile.lanes, tile.m, tile.n
         self.width = tile.lanes.count
-        vectors = [Vector(builder, tile.lanes, v) for v in _unpack(builder, tile, array)]
+        vectors = [Vector(builder, tile.lanes, v) for v in unpack(builder, tile, array)]
         self.tile = [vectors[i * tile.n : (i + 1) * tile.n] for i in range(tile.m)]
         self.integers = [Int(builder, v) for v in integers]
 
@@ -207,7 +217,7 @@ def tile_op(function):
             values = [context.cast(builder, v, t, types.intp) for v, t in zip(values, signature.args[1].types)]
             frame = Frame(builder, tile, arguments[0], values)
             function(frame)
-            return _pack(builder, tile, [vector.value for row in frame.tile for vector in row])
+            return pack(builder, tile, [vector.value for row in frame.tile for vector in row])
 
         return tile(tile, integers), generate
 
