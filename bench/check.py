@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from . import cases, counters, library, problems
+from . import cases, counters, library, problems, timing
 
 EXPECTED = Path(__file__).with_name("expected.json")
 FIGURES = ("allocations", "bytes", "operators", "packs", "specialisations")
 REFRESH = "seqkernels check record"
+RATIO_SECONDS = 0.2
 
 
 def _case_rows():
@@ -61,8 +62,10 @@ def measure(source=None):
 
 
 def compare(measured, expected):
-    """Messages: one for each figure above its expectation and each row without one. Empty where all is well."""
+    """Messages: one for each figure above its expectation and each row without one; [] where all is well."""
     messages = []
+    if not expected:
+        return [f"no expectations are recorded for this instruction set. Record them with: {REFRESH}"]
     for row, figures in measured.items():
         if row not in expected:
             messages.append(f"{row}: no expectation is recorded. Record it with: {REFRESH}")
@@ -84,6 +87,14 @@ def improvements(measured, expected):
         for figure in FIGURES
         if row in expected and figures[figure] < expected[row][figure]
     ]
+
+
+def ratios():
+    """Row name, and torch's time over ours with its 95% interval, interleaved in this process."""
+    for name, case in _case_rows().items():
+        problem = problems.make(case)
+        pair = [problems.call(source, problem) for source in (library.ours(), library.native())]
+        yield name, timing.ratio(*timing.interleave(pair, RATIO_SECONDS))
 
 
 def instruction_set():

@@ -68,6 +68,9 @@ def _check(arguments):
     measured = check.measure()
     for message in check.improvements(measured, expected):
         print(f"better: {message}; record it with: {check.REFRESH}")
+    if not _missing():
+        for row, (ratio, low, high) in check.ratios():
+            print(f"{row}: {ratio:.2f} times torch's speed ({low:.2f} to {high:.2f})")
     problems = check.compare(measured, expected)
     for message in problems:
         print(message, file=sys.stderr)

@@ -49,8 +49,10 @@ def test_level_and_better_figures_pass():
 
 
 def test_a_row_without_expectation_fails():
-    (message,) = check.compare({"new": FIGURES}, {})
+    (message,) = check.compare({"new": FIGURES}, {"old": FIGURES})
     assert "new" in message and "seqkernels check record" in message
+    (message,) = check.compare({"new": FIGURES, "another": FIGURES}, {})
+    assert "instruction set" in message and "seqkernels check record" in message
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,14 @@ def test_a_planted_repacking_at_every_call_is_caught(measured):
     assert any(m.startswith("lstm-T1-B1-H128-float32-step: packs") for m in messages)
 
 
+@pytest.fixture
+def few_ratios(monkeypatch):
+    rows = dict(list(check._case_rows().items())[:1])
+    monkeypatch.setattr(check, "_case_rows", lambda: rows)
+    monkeypatch.setattr(check, "RATIO_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("few_ratios")
 class TestCommand:
     def test_record_then_check(self, tmp_path, monkeypatch, capsys, measured):
         monkeypatch.setattr(check, "measure", lambda source=None: measured)
@@ -120,9 +130,10 @@ class TestCommand:
         monkeypatch.setattr(check.record, "__defaults__", (path, None))
         monkeypatch.setattr(check.read, "__defaults__", (path,))
         assert cli.main(["check"]) == 1
-        assert "no expectation is recorded" in capsys.readouterr().err
+        assert "no expectations are recorded" in capsys.readouterr().err
         assert cli.main(["check", "record"]) == 0
         assert cli.main(["check"]) == 0
+        assert "times torch's speed" in capsys.readouterr().out
         assert set(json.loads(path.read_text())) == {"other", check.instruction_set()}
 
     def test_increase_fails(self, monkeypatch, capsys, measured):
