@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: report test lint check clean
+.PHONY: report test lint check speed clean
 
 report: $(VENV)/bench.installed  ## train, generate and race; writes report/report.html
 	$(BIN)/seqkernels bench $(ARGS)
@@ -15,8 +15,11 @@ test: $(VENV)/dev.installed  ## the default test suite
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check $(ARGS) .
 
-check: $(VENV)/dev.installed  ## exact counters against what is recorded; prints ratios
+check: $(VENV)/dev.installed  ## exact counters against what is recorded
 	$(BIN)/seqkernels check $(ARGS)
+
+speed: $(VENV)/dev.installed  ## ours and torch side by side; nothing is judged
+	$(BIN)/python -m pytest bench/test_speed.py --benchmark-columns=median,iqr,rounds --benchmark-max-time=0.3 $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
