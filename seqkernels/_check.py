@@ -1,7 +1,5 @@
 """What a call is allowed to be: argument checks in torch.nn's words, and the test for a plain call."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet, _dispatch_keys, _dispatch_tls_local_include_set
@@ -19,8 +17,8 @@ def _keys(*names):
     return keys.raw_repr()
 
 
-# Dispatch keys of a dense CPU tensor without views in disguise (negation, zero tensors, wrappers, nesting, other layouts),
-# and of an inference tensor; then the keys a thread adds when no mode, transform or tracer is active.
+# Dispatch keys of a dense CPU tensor without views in disguise (negation, zero tensors, wrappers, nesting, other
+# layouts), and of an inference tensor; then the keys a thread adds when no mode, transform or tracer is active.
 _PLAIN_TENSOR = {_keys("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"), _keys("CPU", "AutocastCPU")}
 _PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect")}
 
@@ -45,7 +43,7 @@ def plain_tensor(x, dtype):
     )
 
 
-def thread_reason() -> Optional[str]:
+def thread_reason() -> str | None:
     """Why no kernel runs under what is active in this thread, or None."""
     if torch.compiler.is_compiling():
         return "autocast is active" if torch.is_autocast_enabled("cpu") else None
@@ -60,7 +58,7 @@ def thread_reason() -> Optional[str]:
     return None
 
 
-def tensor_reason(name, x) -> Optional[str]:
+def tensor_reason(name, x) -> str | None:
     """Why no kernel can read this tensor, or None."""
     if x.layout is not torch.strided or x.is_nested:
         return f"{name} is not a dense strided tensor"
@@ -92,22 +90,31 @@ def scan_arguments(cell, x, h_0, c_0, weights, batch_first):
         raise ValueError(f"the cell '{cell}' needs c_0, got None")
     if CELLS[cell].states == 1 and c_0 is not None:
         raise ValueError(f"the cell '{cell}' has no c: c_0 must be None")
-    if len(weights) not in (2 * D, 4 * D):
-        raise RuntimeError(f"expected {2 * D} or {4 * D} weights for {D} direction(s), got {len(weights)}")
-    rows = CELLS[cell].gates * H
-    shapes = [(rows, x.shape[2]), (rows, H), (rows,), (rows,)][: len(weights) // D]
-    named = [("h_0", h_0, (D, B, H)), *([] if c_0 is None else [("c_0", c_0, (D, B, H))])]
-    named += [(f"weights[{i}]", w, shapes[i % len(shapes)]) for i, w in enumerate(weights)]
-    for name, tensor, shape in named:
-        matches(name, tensor, shape, x)
+    matches("h_0", h_0, (D, B, H), x)
+    if c_0 is not None:
+        matches("c_0", c_0, (D, B, H), x)
+    layer_weights(cell, x.shape[2], h_0, weights, D)
     return T, B, H, D
 
 
+def layer_weights(cell, I, h, weights, D=1):
+    """Raises unless `weights` are those of a layer of D directions with input size I, for states like h (..., H)."""
+    if len(weights) not in (2 * D, 4 * D):
+        raise RuntimeError(f"expected {2 * D} or {4 * D} weights for {D} direction(s), got {len(weights)}")
+    H = h.shape[-1]
+    rows = CELLS[cell].gates * H
+    shapes = [(rows, I), (rows, H), (rows,), (rows,)][: len(weights) // D]
+    for i, w in enumerate(weights):
+        matches(f"weights[{i}]", w, shapes[i % len(shapes)], h)
+
+
 def matches(name, tensor, shape, x):
-    """Raises unless `tensor` has this shape and the dtype and device of x."""
+    """Raises unless `tensor` has this shape and the dtype and device of x, the input or a state."""
     if tensor.shape != shape:
         raise RuntimeError(f"Expected {name} size {tuple(shape)}, got {list(tensor.shape)}")
     if tensor.dtype != x.dtype:
-        raise ValueError(f"x and {name} must have the same dtype, got {x.dtype} and {tensor.dtype}")
+        raise ValueError(f"{name} must have the input's dtype, {x.dtype}, got {tensor.dtype}")
     if tensor.device != x.device:
-        raise RuntimeError(f"x and {name} are not at the same device, found x at {x.device} and {name} at {tensor.device}")
+        raise RuntimeError(
+            f"Input and {name} are not at the same device, found input at {x.device} and {name} at {tensor.device}"
+        )

@@ -25,8 +25,8 @@ class Explanation:
 def explain(module, *inputs, **keywords):
     """The path that module(*inputs, **keywords) would take here and now, without running it.
 
-    Depends on what decides the path: shapes, dtypes, devices, grad mode, active transforms. Raises TypeError for a module
-    that is neither one of this package's nor what they take the place of.
+    Depends on what decides the path: shapes, dtypes, devices, grad mode, active transforms. Raises TypeError for a
+    module that is neither one of this package's nor what they take the place of.
     """
     name = f"{type(module).__module__.split('.')[0]}.nn.{type(module).__name__}"
     if not isinstance(module, _OURS):

@@ -1,8 +1,11 @@
 """The operations as functions: scan, step and scaled_dot_product_attention.
 
 Each takes impl="auto", "kernel" or "reference". "auto" runs on the kernels where they serve the call, and otherwise on
-plain torch operators; "kernel" raises NotImplementedError, with the reasons, where they do not; "reference" never uses them.
-Letters: `T` time (queries), `B` batch, `I` input size, `H` hidden size, `G` gates, `D` directions, or head size, `N` heads.
+plain torch operators; "kernel" raises NotImplementedError, with the reasons, where they do not; "reference" never uses
+them.
+
+Letters: `T` time (queries), `B` batch, `I` input size, `H` hidden size, `G` gates, `D` directions, or head size, `N`
+heads.
 """
 
 import torch
@@ -39,9 +42,11 @@ def scan(
         h_0, c_0: (D, B, H), D = 1 or 2, the second direction running in reverse. Zero by default; then D is taken from
             the weights: 2 or 4 of them are one direction if weights[2] is a bias or absent.
         weights: D times w_ih (G*H, I), w_hh (G*H, H)[, b_ih (G*H), b_hh (G*H)], gates in torch.nn's order.
-        lengths: (B,) integers, 0 to T: row b ends after lengths[b] steps; outputs past the end are zero, final states are
+        lengths: (B,) integers, 0 to T: row b ends after lengths[b] steps; outputs past the end are zero, final states
+        are
             those of the last valid step, the reverse direction starts there.
-        reset: (T, B) bool, or (B, T) with batch_first: where true, the row's state is replaced before that step, by zero or
+        reset: (T, B) bool, or (B, T) with batch_first: where true, the row's state is replaced before that step, by
+        zero or
             by reset_state = (h, c), each (D, B, H). h_0 is not what comes back: it is often carried over from before.
         return_states: also return every c_t and the values that the cell saves.
 
@@ -82,8 +87,7 @@ def step(cell, x, h, c=None, weights=(), *, impl="auto"):
     tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
     if not _use_kernel(impl, _reasons(tensors)):
         return reference.step(cell, x, h, c, weights)
-    _, h_n, c_n = _scan.through_operator(cell, x.unsqueeze(0), *states, weights, False)
-    return h_n.squeeze(0), None if c is None else c_n.squeeze(0)
+    return _scan.step_through_operator(cell, x, h, c, weights)
 
 
 def _zero_states(cell, x, c_0, weights, batch_first):
@@ -101,7 +105,7 @@ def _check_rows(lengths, reset, T, B, batch_first):
     if lengths is not None:
         if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise ValueError(f"lengths must be {B} integers, got {lengths.dtype} of size {list(lengths.shape)}")
-        if not torch.compiler.is_compiling() and B and not (0 <= int(lengths.min()) and int(lengths.max()) <= T):
+        if not torch.compiler.is_compiling() and B and (lengths.min() < 0 or lengths.max() > T):
             raise ValueError(f"lengths must be from 0 to {T}, got {int(lengths.min())} to {int(lengths.max())}")
     if reset is not None:
         shape = (B, T) if batch_first else (T, B)
@@ -170,7 +174,8 @@ def scaled_dot_product_attention(
     """softmax(Q K^T * scale + mask) V, with torch.nn.functional.scaled_dot_product_attention's signature and meaning.
 
     Args:
-        query: (B, N, T, D) or (N, T, D); key (B, M, S, D); value (B, M, S, E); N = M, or with enable_gqa a multiple of M.
+        query: (B, N, T, D) or (N, T, D); key (B, M, S, D); value (B, M, S, E); N = M, or with enable_gqa a multiple
+        of M.
         attn_mask: bool (true: may be attended) or query's dtype (added), broadcastable to (B, N, T, S).
         dropout_p, is_causal, scale: as torch's. A query that may attend to no key gets zero.
 

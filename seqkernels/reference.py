@@ -1,4 +1,5 @@
-"""The oracle: every operation in plain torch operators, on any device, in any floating dtype; autograd works through it.
+"""The oracle: every operation in plain torch operators, on any device, in any floating dtype; autograd works through
+it.
 
 Letters: `T` time, `B` batch, `I` input size, `H` hidden size, `G` gates, `D` directions (head size in attention),
 `N` heads. The cells' mathematics is `seqkernels.kernels.cells`, the same source that the kernels run.
@@ -6,7 +7,7 @@ Letters: `T` time, `B` batch, `I` input size, `H` hidden size, `G` gates, `D` di
 
 import math
 from functools import cache
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ class ScanOutput(NamedTuple):
 
     y: Tensor  # (T, B, D*H), or (B, T, D*H) with batch_first
     h_n: Tensor  # (D, B, H)
-    c_n: Optional[Tensor] = None  # (D, B, H)
-    c: Optional[Tensor] = None  # (D, T, B, H)
-    gates: Optional[Tensor] = None  # (D, T, saved, B, H): the values the cell saves for its backward
+    c_n: Tensor | None = None  # (D, B, H)
+    c: Tensor | None = None  # (D, T, B, H)
+    gates: Tensor | None = None  # (D, T, saved, B, H): the values the cell saves for its backward
 
 
 @cache
@@ -65,11 +66,11 @@ def _column(mask, B):
 
 
 def _direction(cell, x, h, c, weights, reverse, lengths, reset, reset_state):
-    """One direction over x (T, B, I): per step the lists of h, c and saved values in time order, and the last states."""
+    """One direction over x (T, B, I): per step the h, c and saved values, in time order; then the last states."""
     T, B = x.shape[:2]
     w_ih, w_hh, b_ih, b_hh = _four(weights)
     projected = F.linear(x, w_ih, b_ih)
-    fresh = (torch.zeros_like(h), None if c is None else torch.zeros_like(h)) if reset_state is None else reset_state
+    fresh = (torch.zeros_like(h), torch.zeros_like(h)) if reset_state is None else reset_state
     ys, cs, saves = [None] * T, [None] * T, [None] * T
     for t in range(T - 1, -1, -1) if reverse else range(T):
         if reset is not None:
@@ -104,15 +105,17 @@ def scan(
     """A layer of a recurrent network over a whole sequence; D = len(h_0) directions, the second one in reverse.
 
     cell "rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm" or "gru"; x (T, B, I), or (B, T, I) with batch_first;
-    h_0 (D, B, H); c_0 (D, B, H) for "lstm", else None; weights: D times w_ih (G*H, I), w_hh (G*H, H)[, b_ih, b_hh (G*H)].
+    h_0 (D, B, H); c_0 (D, B, H) for "lstm", else None; weights: D times w_ih (G*H, I), w_hh (G*H, H)[, b_ih, b_hh
+    (G*H)].
 
     lengths (B,) integers from 0 to T: row b ends after lengths[b] steps. Its outputs past the end are zero, its final
-    states are those at its last valid step (the initial states where the length is 0), and the reverse direction starts there.
+    states are those at its last valid step (the initial states where the length is 0), and the reverse direction
+    starts there.
 
-    reset (T, B) bool, (B, T) with batch_first: where it is true, the row's state is replaced *before* that step: by zero,
-    or by reset_state = (h, c), each (D, B, H) (c None where the cell has no c). It is not h_0 that comes back, which is
-    often the state carried over from an earlier piece of the sequence. The reverse direction resets before the same steps,
-    in its own order.
+    reset (T, B) bool, (B, T) with batch_first: where it is true, the row's state is replaced *before* that step: by
+    zero, or by reset_state = (h, c), each (D, B, H) (c None where the cell has no c). It is not h_0 that comes back,
+    which is often the state carried over from an earlier piece of the sequence. The reverse direction resets before
+    the same steps, in its own order.
 
     Returns ScanOutput(y, h_n, c_n, c, gates); c and gates are filled when return_states is true.
     """

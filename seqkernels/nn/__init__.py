@@ -9,7 +9,8 @@ from ._attention import MultiheadAttention
 from ._cell import GRUCell, LSTMCell, RNNCell
 from ._rnn import GRU, LSTM, RNN
 
-__all__ = sorted({name for name in dir(_torch_nn) if not name.startswith("_")})
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "MultiheadAttention", "RNNCell"]
+__all__ += [name for name in dir(_torch_nn) if not name.startswith("_") and name not in __all__]
 
 
 def __getattr__(name):

@@ -1,7 +1,6 @@
-"""MultiheadAttention in the place of torch.nn's, its attention on this package's kernels where no gradient is needed."""
+"""MultiheadAttention in the place of torch.nn's, on this package's kernels where no gradient is needed."""
 
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -24,9 +23,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        key_padding_mask: Optional[Tensor] = None,
+        key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
-        attn_mask: Optional[Tensor] = None,
+        attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ):
@@ -67,7 +66,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         attn_mask=None,
         average_attn_weights=True,
         is_causal=False,
-    ) -> Optional[str]:
+    ) -> str | None:
         """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
         reason = _check.thread_reason()
         if reason is not None:

@@ -1,14 +1,12 @@
 """RNNCell, LSTMCell and GRUCell in the place of torch.nn's: one step is a scan of length one."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
 from .. import _check, reference
 from ..kernels.cells import CELLS
+from ..ops import direct
 from ..ops import scan as _ops
-from ._recurrent import zero_state
 
 
 class Cell:
@@ -16,15 +14,14 @@ class Cell:
 
     def forward(self, input, hx=None):
         """As torch.nn's forward: h', for an LSTMCell (h', c')."""
-        if _check.plain_thread():
-            weights = self._weights()
-            if self._is_short(input, hx, weights):
-                return self._step(input, hx, weights, _ops.direct)
+        weights = self._weights()
+        if _check.plain_thread() and self._is_short(input, hx, weights):
+            return self._step(input, hx, weights, direct.step)
         if self.fallback_reason(input, hx) is None:
-            return self._step(input, hx, self._weights(), _ops.through_operator)
+            return self._step(input, hx, weights, _ops.step_through_operator)
         return self._fallback(input, hx)
 
-    def fallback_reason(self, input, hx=None) -> Optional[str]:
+    def fallback_reason(self, input, hx=None) -> str | None:
         """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
         reason = _check.thread_reason()
         if reason is not None:
@@ -41,7 +38,11 @@ class Cell:
                 return reason
             if tensor.device != input.device or tensor.dtype != weights[0].dtype:
                 return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
-        return self._size_reason(input, states, weights)
+        rows, H = CELLS[self._cell].gates * self.hidden_size, self.hidden_size
+        for w, expected in zip(weights, ((rows, self.input_size), (rows, H), (rows,), (rows,))):
+            if w.shape != expected:
+                return "a weight has been given another shape"
+        return self._size_reason(input, states)
 
     def _given_states(self, hx):
         if hx is None:
@@ -52,7 +53,7 @@ class Cell:
             return None
         return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
 
-    def _size_reason(self, input, states, weights):
+    def _size_reason(self, input, states):
         shape, H = input.shape, self.hidden_size
         if len(shape) not in (1, 2) or shape[-1] != self.input_size:
             return "the input is refused by torch"
@@ -61,10 +62,6 @@ class Cell:
         for s in states:
             if s.shape != (*shape[:-1], H):
                 return "hx is refused by torch"
-        rows = CELLS[self._cell].gates * H
-        for w, expected in zip(weights, ((rows, self.input_size), (rows, H), (rows,), (rows,))):
-            if w.shape != expected:
-                return "a weight has been given another shape"
         return None
 
     def _weights(self):
@@ -78,27 +75,28 @@ class Cell:
         states = self._given_states(hx)
         if states is None or dtype not in _check.SERVED_DTYPES:
             return False
-        for tensor in (input, *states, *weights):
+        for tensor in (input, *states):
             if not _check.plain_tensor(tensor, dtype):
                 return False
         if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
             return False
-        return self._size_reason(input, states, weights) is None
+        return self._size_reason(input, states) is None
 
-    def _step(self, input, hx, weights, scan):
-        """What `forward` returns, from checked arguments, by `scan` over the one step."""
+    def _step(self, input, hx, weights, step):
+        """What `forward` returns, from checked arguments, by step(cell, x (B, I), h (B, H), c, weights)."""
         batched, lstm = input.dim() == 2, self._cell == "lstm"
-        x = input.unsqueeze(0) if batched else input.view(1, 1, -1)
+        x = input if batched else input.unsqueeze(0)
         if hx is None:
-            shape = (1, x.shape[1], self.hidden_size)
-            h_0 = zero_state(shape, x.dtype) if scan is _ops.direct else x.new_zeros(shape)
-            c_0 = h_0 if lstm else None
+            h = c = x.new_zeros((x.shape[0], self.hidden_size))
         else:
-            states = [s.reshape(1, -1, self.hidden_size) for s in (hx if lstm else (hx,))]
-            h_0, c_0 = states if lstm else (states[0], None)
-        _, h, c = scan(self._cell, x, h_0, c_0, weights, False)
-        shape = (*input.shape[:-1], self.hidden_size)
-        return (h.view(shape), c.view(shape)) if lstm else h.view(shape)
+            h, c = hx if lstm else (hx, None)
+            if not batched:
+                h, c = h.unsqueeze(0), c.unsqueeze(0) if lstm else None
+            h, c = h.contiguous(), c.contiguous() if lstm else None
+        h, c = step(self._cell, x, h, c if lstm else None, weights)
+        if not batched:
+            h, c = h.squeeze(0), c.squeeze(0) if lstm else None
+        return (h, c) if lstm else h
 
     def _fallback(self, input, hx):
         return super().forward(input, hx)
@@ -119,8 +117,8 @@ class GRUCell(Cell, torch.nn.GRUCell):
 class RNNCell(Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on this package's kernels; its nonlinearity may also be "sigmoid".
 
-    input (B, I) or (I), hx (B, H) or (H); returns h' like hx. torch has no operator for "sigmoid": what the kernels do not
-    serve then runs in plain torch operators (`seqkernels.reference`).
+    input (B, I) or (I), hx (B, H) or (H); returns h' like hx. torch has no operator for "sigmoid": what the kernels
+    do not serve then runs in plain torch operators (`seqkernels.reference`).
     """
 
     @property

@@ -1,9 +1,10 @@
 """Lets TorchDynamo trace this package's recurrent modules, and those alone.
 
-Dynamo refuses every instance of torch.nn.RNN, LSTM and GRU, subclasses included, unless torch._dynamo.config.allow_rnn is
-set, because it would unroll torch's operators over time. These modules become one operator a layer, so that there is nothing
-to refuse. The flag is raised only while Dynamo wraps one of them: torch's own modules are refused as before, and the
-user's setting stays what it was. Importing Dynamo takes a second, so the rule is put in place when someone else imports it.
+Dynamo refuses every instance of torch.nn.RNN, LSTM and GRU, subclasses included, unless
+torch._dynamo.config.allow_rnn is set, because it would unroll torch's operators over time. These modules become one
+operator a layer, so that there is nothing to refuse. The flag is raised only while Dynamo wraps one of them: torch's
+own modules are refused as before, and the user's setting stays what it was. Importing Dynamo takes a second, so the
+rule is put in place when someone else imports it.
 """
 
 import functools
@@ -35,7 +36,8 @@ def _install(builder):
 
 
 class _AfterBuilder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds Dynamo's builder once, as the ordinary path finder would, and installs the rule when it has been executed."""
+    """Finds Dynamo's builder once, as the ordinary path finder would, and installs the rule when it has been
+    executed."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != _BUILDER:

@@ -1,7 +1,6 @@
 """What RNN, LSTM and GRU share: which path a call takes, and the layers one after another."""
 
 from functools import lru_cache
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _check
 from ..kernels.cells import CELLS
+from ..ops import direct
 from ..ops import scan as _ops
 
 CELL_OF_MODE = {
@@ -68,12 +68,12 @@ class Recurrent:
             hx = self._learned_state(input)
         weights = self._weights()
         if _check.plain_thread() and self._is_short(input, hx, weights):
-            return self._layers(input, hx, weights, _ops.direct)
+            return self._layers(input, hx, weights, direct.scan)
         if self.fallback_reason(input, hx) is None:
             return self._layers(input, hx, weights, _ops.through_operator)
         return self._fallback(input, hx)
 
-    def fallback_reason(self, input, hx=None) -> Optional[str]:
+    def fallback_reason(self, input, hx=None) -> str | None:
         """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
         if isinstance(input, PackedSequence):
             return "the input is a PackedSequence"
@@ -152,7 +152,7 @@ class Recurrent:
         return tuple(states) if self.mode == "LSTM" else states[0]
 
     def _is_short(self, input, hx, weights):
-        """True for a call that the driver can take as it is: dense CPU tensors of the right sizes, no gradient to record."""
+        """True for a call that the driver can take as it is: dense tensors, right sizes, no gradient to record."""
         dtype = weights[0].dtype
         if self.proj_size or dtype not in _check.SERVED_DTYPES or not _check.plain_tensor(input, dtype):
             return False
@@ -167,13 +167,13 @@ class Recurrent:
         return self._size_reason(input, states) is None
 
     def _layers(self, input, hx, weights, scan):
-        """What `forward` returns, from checked arguments, each layer computed by scan(cell, x, h_0, c_0, weights, batch_first)."""
+        """What `forward` returns, from checked arguments; a layer is scan(cell, x, h_0, c_0, weights, batch_first)."""
         batched, lstm = input.dim() == 3, self.mode == "LSTM"
         x = input if batched else input.unsqueeze(1)
         batch_first = self.batch_first and batched
         if hx is None:
             shape = (self.num_layers * _directions(self), x.shape[0 if batch_first else 1], self.hidden_size)
-            h_0 = zero_state(shape, x.dtype) if scan is _ops.direct else x.new_zeros(shape)
+            h_0 = zero_state(shape, x.dtype) if scan is direct.scan else x.new_zeros(shape)
             c_0 = h_0 if lstm else None
         else:
             states = [(s if batched else s.unsqueeze(1)).contiguous() for s in (hx if lstm else (hx,))]
@@ -184,7 +184,7 @@ class Recurrent:
         return (y, (h_n, c_n)) if lstm else (y, h_n)
 
     def _stack(self, x, h_0, c_0, weights, batch_first, scan):
-        """All layers over x (T, B, I), or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what the cell has in its place."""
+        """All layers over x (T, B, I) or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what stands for it."""
         cell, D = CELL_OF_MODE[self.mode], _directions(self)
         if self.num_layers == 1:
             return scan(cell, x, h_0, c_0, weights, batch_first)

@@ -1,6 +1,7 @@
 """RNN, LSTM and GRU in the place of torch.nn's: same constructor, state dict and results, one kernel call a layer.
 
-What no kernel serves runs as torch's own module would; `seqkernels.explain(module, *inputs)` says which path a call takes.
+What no kernel serves runs as torch's own module would; `seqkernels.explain(module, *inputs)` says which path a call
+takes.
 """
 
 import torch
@@ -25,8 +26,8 @@ class LSTM(Recurrent, torch.nn.LSTM):
 class GRU(Recurrent, torch.nn.GRU):
     """torch.nn.GRU on this package's kernels. Arguments, attributes and results are torch.nn.GRU's.
 
-    learn_initial_state=True adds the parameter h_0 (L*D, H), zero at first, which takes the place of the zero state where
-    hx is not given. Inputs as LSTM's, with hx = h_0 (L*D, B, H). Returns (output, h_n).
+    learn_initial_state=True adds the parameter h_0 (L*D, H), zero at first, which takes the place of the zero state
+    where hx is not given. Inputs as LSTM's, with hx = h_0 (L*D, B, H). Returns (output, h_n).
     """
 
 

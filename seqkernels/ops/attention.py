@@ -32,7 +32,7 @@ def through_operator(query, key, value, mask, causal, scale):
 
 
 def check(query, key, value, mask):
-    """Raises unless query (B, N, T, D), key (B, M, S, D), value (B, M, S, E), N a multiple of M, and mask fit together."""
+    """Raises unless query (B, N, T, D), key (B, M, S, D), value (B, M, S, E), N a multiple of M, and mask fit."""
     for name, x in (("query", query), ("key", key), ("value", value)):
         if x.dim() != 4:
             raise RuntimeError(f"{name} must have 4 dimensions, got {x.dim()}")
@@ -49,7 +49,9 @@ def check(query, key, value, mask):
         if mask.dtype not in (torch.bool, query.dtype):
             raise RuntimeError(f"Expected attn_mask dtype to be bool or {query.dtype}, got {mask.dtype}")
         if mask.device != query.device or not mask_fits(mask.shape, (B, N, T, S)):
-            raise RuntimeError(f"attn_mask {list(mask.shape)} on {mask.device} does not fit {[B, N, T, S]} on {query.device}")
+            raise RuntimeError(
+                f"attn_mask {list(mask.shape)} on {mask.device} does not fit {[B, N, T, S]} on {query.device}"
+            )
 
 
 def mask_fits(shape, full):

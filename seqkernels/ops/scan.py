@@ -1,14 +1,13 @@
-"""`seqkernels::scan` and `seqkernels::scan_backward`: one layer of a recurrent network as one operator, and its gradient.
+"""`seqkernels::scan` and `seqkernels::scan_backward`: one layer of a recurrent network as one operator, and its
+gradient.
 
-Shapes as in `seqkernels.reference.scan`. An operator's outputs are fresh tensors, never views of each other or of an input.
+Shapes as in `seqkernels.reference.scan`. An operator's outputs are fresh tensors, never views of each other or of an
+input.
 """
-
-import importlib
 
 import torch
 
 from .. import _check, reference
-from .packed import _cache as cache
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
@@ -17,55 +16,33 @@ _LIB.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIB.define(
-    "scan_backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights,"
-    " Tensor y, Tensor c, Tensor gates, bool batch_first, bool needs_dx, bool needs_dw)"
+    "scan_backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h_0, Tensor? c_0,"
+    " Tensor[] weights, Tensor y, Tensor c, Tensor gates, bool batch_first, bool needs_dx, bool needs_dw)"
     " -> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor[] dweights)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-scan_cpu = None  # the driver, once it is needed
-
-
 def _driver():
-    global scan_cpu
-    if scan_cpu is None:
-        scan_cpu = importlib.import_module(".scan_cpu", __package__)
+    from . import scan_cpu
+
     return scan_cpu
-
-
-def direct(cell, x, h_0, c_0, weights, batch_first):
-    """(y, h_n, c_n) by the driver, past the dispatcher, from cached packed weights.
-
-    x, h_0 and c_0 are plain tensors of the right sizes. The weights are looked at only when they are not in the cache,
-    which knows them by identity, address and contents.
-    """
-    driver = scan_cpu or _driver()
-    entry = cache.get((cell, *map(id, weights)))
-    checked = (x.shape[2], h_0.shape[2], x.dtype)
-    if entry is not None and entry.holds(weights) and getattr(entry.packed, "checked", None) == checked:
-        packed = entry.packed
-    else:
-        _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
-        if not all(_check.plain_tensor(w, x.dtype) for w in weights):
-            return through_operator(cell, x, h_0, c_0, weights, batch_first)
-        packed = driver.packed_weights(cell, weights)
-        packed.checked = checked
-    if x.stride(-1) != 1:
-        x = x.contiguous()
-    y, h_n, c_n, _, _ = driver.forward(cell, x, h_0, c_0, weights, batch_first, False, packed)
-    return y, h_n, c_n
 
 
 def through_operator(cell, x, h_0, c_0, weights, batch_first):
     """(y, h_n, c_n) by the operator, which compilers, tracers and autograd see."""
-    save = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, h_0, c_0, *weights)
-    )
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights))
     return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save)[:3]
 
 
-def _readable(x):
+def step_through_operator(cell, x, h, c, weights):
+    """(h', c') by the operator, from x (B, I), h and c (B, H)."""
+    c_0 = None if c is None else c.unsqueeze(0)
+    _, h_n, c_n = through_operator(cell, x.unsqueeze(0), h.unsqueeze(0), c_0, weights, False)
+    return h_n.squeeze(0), None if c is None else c_n.squeeze(0)
+
+
+def readable(x):
     """x itself where its last dimension is dense, else a dense copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -77,7 +54,7 @@ def _forward_cpu(cell, x, h_0, c_0, weights, batch_first, save):
     if 0 in (*x.shape[:2], *h_0.shape):
         return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
     c_0 = None if c_0 is None else c_0.contiguous()
-    return _driver().forward(cell, _readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
+    return _driver().forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
 
 
 def _empty_outputs(cell, x, h_0, c_0, batch_first, save):
@@ -102,21 +79,29 @@ def _forward_fake(cell, x, h_0, c_0, weights, batch_first, save):
     return _allocate(cell, x, h_0, c_0, batch_first, save)
 
 
-def _backward_cpu(
-    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
-):
+def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
     weights = list(weights)
     T, B, H, D = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
     if B == 0 or H == 0:
-        made = _backward_fake(
-            cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
-        )
+        made = _backward_fake(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw)
         return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]])
     _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, y, c, gates, batch_first, T)
     dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
     dx, dh_0, dc_0, dweights = _driver().backward(
-        cell, dy, dh_n, dc_n, _readable(x), h_0.contiguous(), c_0, weights, y.contiguous(), c.contiguous(),
-        gates.contiguous(), batch_first, needs_dx, needs_dw,
+        cell,
+        dy,
+        dh_n,
+        dc_n,
+        readable(x),
+        h_0.contiguous(),
+        c_0,
+        weights,
+        y.contiguous(),
+        c.contiguous(),
+        gates.contiguous(),
+        batch_first,
+        needs_dx,
+        needs_dw,
     )
     nothing = [x.new_empty((0,)) if t is None else t for t in (dx, dh_0, dc_0)]
     return (*nothing, list(dweights) if needs_dw else [])
@@ -134,9 +119,7 @@ def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, y, c, gates, batch_first, T)
             _check.matches(name, tensor, shape, x)
 
 
-def _backward_fake(
-    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
-):
+def _backward_fake(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
     empty = x.new_empty
     dx = empty(x.shape if needs_dx else (0,))
     dweights = [empty(w.shape) for w in weights] if needs_dw else []
@@ -192,7 +175,10 @@ def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
         outputs = reference.scan(ctx.cell, x, h_0, c_0, weights, ctx.batch_first)[:3]
         pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
         first = torch.autograd.grad(
-            [o for o, _ in pairs], [p for p in primals if p is not None], [s for _, s in pairs], create_graph=True,
+            [o for o, _ in pairs],
+            [p for p in primals if p is not None],
+            [s for _, s in pairs],
+            create_graph=True,
             materialize_grads=True,
         )
     first = iter(first)
@@ -202,7 +188,11 @@ def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
     grads = [None] * len(wanted)
     if chosen:
         grads = torch.autograd.grad(
-            [f for f, _ in chosen], wanted, [u for _, u in chosen], allow_unused=True, create_graph=torch.is_grad_enabled()
+            [f for f, _ in chosen],
+            wanted,
+            [u for _, u in chosen],
+            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
         )
     grads = iter(grads)
     ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
