@@ -8,11 +8,10 @@ its bits do not depend on who computes it.
 Operations: 2 T S (D + Dv), half of it for a causal square. Bytes from outside the caches: K and V once a query block.
 """
 
-from numba import njit
-
 from . import target
+from .inner import inner
 from .parts import flush_denormals, never_inline, restore_denormals
-from .product import product
+from .product import accumulate
 from .softmax import advance, exponentials, reset
 from .tiles import add, load, outer, store, tile_op, zeros
 from .transposed import BOOLS, NO_MASK, finish, pack_mask, pack_queries
@@ -62,7 +61,7 @@ def build(size):
     W, n = target.current().lanes(size), vectors()
     wide, narrow = _query_block(n, size), _query_block(1, size)
 
-    @njit(nogil=True)
+    @inner
     def compute(q, k, v, mask, mask_kind, out, N, group, T, S, D, Dv, causal, work, first, last, step):
         """Items first, first + step, ... of all heads; q, k, v, mask: (address, batch, head and row strides)."""
         never_inline()
@@ -84,7 +83,7 @@ def build(size):
             else:
                 narrow(queries, keys, values, hidden, target_rows, t, work)
 
-    @njit(nogil=True)
+    @inner
     def run(
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, mask, mask_batch, mask_head,
         mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, work, first, last, step,
@@ -104,9 +103,9 @@ def _query_block(n, size):
     width = n * W
     row = width * size
     load_queries, load_mask, write = pack_queries(n, size), pack_mask(n, size), finish(n, size)
-    scores, exponentiate, accumulate = _scores(n, size), exponentials(n, size), _accumulate(n, size)
+    scores, exponentiate, add_values = _scores(n, size), exponentials(n, size), _add_values(n, size)
 
-    @njit(nogil=True)
+    @inner
     def attend(queries, keys, values, hidden, out, t, work):
         k, k_row, S, D = keys
         v, v_row, Dv = values
@@ -128,7 +127,7 @@ def _query_block(n, size):
             scores(k + size * k_row * start, k_row, count, D, qt, extra, diagonal, p, state[0])
             advance(zeros(1, n, size), state)
             exponentiate(p, count, state)
-            accumulate(v + size * v_row * start, v_row, count, Dv, p, ot, state[4], start == 0)
+            add_values(v + size * v_row * start, v_row, count, Dv, p, ot, state[4], start == 0)
         write(ot, state[3], queries[2], Dv, out)
 
     return attend
@@ -140,7 +139,7 @@ def _scores(n, size):
     tile, single = _score_tile(m, n, size), _score_tile(1, n, size)
     row = n * target.current().lanes(size) * size
 
-    @njit(nogil=True)
+    @inner
     def scores(k, k_row, count, D, qt, added, diagonal, p, highest):
         for i in range(0, count - m + 1, m):
             extra = added + row * i if added else 0
@@ -153,7 +152,7 @@ def _scores(n, size):
 
 
 def _score_tile(m, n, size):
-    width, multiply = n * target.current().lanes(size), product(m, n, size)
+    width = n * target.current().lanes(size)
 
     @tile_op
     def plain(frame):
@@ -170,12 +169,12 @@ def _score_tile(m, n, size):
                 frame.tile[i][j] = select(~hide, frame.tile[i][j], float("-inf"))
         _store_scores(frame, p, highest)
 
-    @njit(nogil=True)
+    @inner
     def tile(k, k_row, D, qt, added, diagonal, p, highest):
-        acc = multiply(zeros(m, n, size), k, k_row, min(D, SUMMED), qt)
+        acc = accumulate(zeros(m, n, size), k, k_row, min(D, SUMMED), qt)
         for d in range(SUMMED, D, SUMMED):
             store(acc, p, width)
-            acc = multiply(zeros(m, n, size), k + size * d, k_row, min(D - d, SUMMED), qt + size * width * d)
+            acc = accumulate(zeros(m, n, size), k + size * d, k_row, min(D - d, SUMMED), qt + size * width * d)
             acc = add(acc, load(acc, p, width))
         if added:
             acc = add(acc, load(zeros(m, n, size), added, width))
@@ -197,20 +196,20 @@ def _store_scores(frame, p, highest):
         frame.store(most, highest + j * vector)
 
 
-def _accumulate(n, size):
+def _add_values(n, size):
     """O^T = alpha O^T + V^T P over `count` keys; the sum over a block is made apart, which keeps its rounding small."""
     most = target.current().rows(n) // 4 * 4
     tile, single = _value_tile(most, n, size), _value_tile(1, n, size)
     row = n * target.current().lanes(size) * size
 
-    @njit(nogil=True)
-    def accumulate(v, v_row, count, Dv, p, ot, alpha, new):
+    @inner
+    def add_values(v, v_row, count, Dv, p, ot, alpha, new):
         for d in range(0, Dv - most + 1, most):
             tile(v + size * d, v_row, count, p, ot + row * d, alpha, new)
         for d in range(Dv // most * most, Dv):
             single(v + size * d, v_row, count, p, ot + row * d, alpha, new)
 
-    return accumulate
+    return add_values
 
 
 def _value_tile(m, n, size):
@@ -225,7 +224,7 @@ def _value_tile(m, n, size):
             for i in range(m):
                 frame.tile[i][j] = fma(frame.load(ot + (i * n + j) * vector), factor, frame.tile[i][j])
 
-    @njit(nogil=True)
+    @inner
     def tile(v, v_row, count, p, ot, alpha, new):
         acc = zeros(m, n, size)
         for i in range(count):

@@ -8,9 +8,9 @@ Operations: 2 S (D + Dv) a row. Bytes from outside the caches: K and V once, whi
 """
 
 from llvmlite import ir
-from numba import njit
 
 from . import target
+from .inner import inner
 from .parts import flush_denormals, load_part, never_inline, restore_denormals, store_part
 from .softmax import reciprocal, reference
 from .tiles import load, outer, store, tile_op, transpose, zeros
@@ -51,7 +51,7 @@ def build(size):
     W = target.current().lanes(size)
     load_rows, attend, combine = _load_rows(size), _attend(size), _combine(size)
 
-    @njit(nogil=True)
+    @inner
     def compute(q, k, v, out, N, group, T, S, D, Dv, records, work, first, last, step, first_row, last_row):
         """q, k, v: (address, batch, head and row strides)."""
         never_inline()
@@ -70,7 +70,7 @@ def build(size):
             first_record = records + each * (row // rows * count * rows + row % rows)
             combine(first_record, count, each * rows, Dv, out + size * Dv * row)
 
-    @njit(nogil=True)
+    @inner
     def run(
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, out, N, group, T, S, D, Dv,
         records, work, first, last, step, first_row, last_row,
@@ -87,7 +87,7 @@ def _load_rows(size):
     """The queries of all rows, scaled, each padded with zeros to whole vectors."""
     W = target.current().lanes(size)
 
-    @njit(nogil=True)
+    @inner
     def load_rows(q, group, T, D, work):
         p, head, row = q
         padded = -(-D // W) * W
@@ -111,7 +111,7 @@ def _attend(size):
     W = target.current().lanes(size)
     scores, accumulate = _scores(size), _accumulate(size)
 
-    @njit(nogil=True)
+    @inner
     def attend(keys, values, start, count, rows, work, records, each, new):
         k, k_row, D = keys
         v, v_row, Dv = values
@@ -191,7 +191,7 @@ def _scores(size):
     """p[key] of `count` keys with one query; -inf up to a whole vector."""
     W = target.current().lanes(size)
 
-    @njit(nogil=True)
+    @inner
     def scores(k, k_row, count, D, q, p):
         for i in range(0, count, W):
             acc, at, inside = zeros(W, 1, size), k + size * k_row * i, 0
@@ -240,7 +240,7 @@ def _accumulate(size):
     W = target.current().lanes(size)
     wide = _VECTORS * W
 
-    @njit(nogil=True)
+    @inner
     def accumulate(v, v_row, count, Dv, p, sums, alpha, new):
         for d in range(0, Dv - wide + 1, wide):
             acc = zeros(1, _VECTORS, size)
@@ -282,7 +282,7 @@ def _combine(size):
     W = target.current().lanes(size)
     vector = W * size
 
-    @njit(nogil=True)
+    @inner
     def combine(first, count, stride, Dv, out):
         highest = load(zeros(1, 1, size), first, 0)
         for c in range(1, count):

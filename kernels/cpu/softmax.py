@@ -5,9 +5,8 @@ is scaled by `alpha`. Infinities keep their meaning: a row of scores -inf has th
 reference 0, so its exponentials are 0 and not NaN, and a sum of 0 gives an output of 0, as in torch.
 """
 
-from numba import njit
-
 from . import target
+from .inner import inner
 from .tiles import add, load, store, tile_op, zeros
 from .vecmath import exp
 from .vector import select
@@ -72,7 +71,7 @@ def exponentials(n, size):
 
     several, single = op(together), op(1)
 
-    @njit(nogil=True)
+    @inner
     def exponentials_(p, count, state):
         sums = zeros(1, n, size)
         for i in range(0, count - together + 1, together):

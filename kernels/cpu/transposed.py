@@ -1,9 +1,9 @@
 """What goes in and out of transposed attention: queries, masks and outputs, W x W tiles at a time."""
 
 from llvmlite import ir
-from numba import njit
 
 from . import target
+from .inner import inner
 from .parts import load_part, store_part
 from .softmax import reciprocal
 from .tiles import load, store, tile_op, transpose, zeros
@@ -22,7 +22,7 @@ def pack_queries(n, size):
         for rows in frame.tile:
             rows[0] = rows[0] * factor
 
-    @njit(nogil=True)
+    @inner
     def pack(queries, scale, qt):
         q, q_row, count, D = queries
         for j in range(n):
@@ -37,7 +37,7 @@ def pack_mask(n, size):
     """What the mask adds to the scores of a block: added[key][query]."""
     W = target.current().lanes(size)
 
-    @njit(nogil=True)
+    @inner
     def pack(mask, mask_row, kind, queries, start, count, added):
         for j in range(n):
             rows = queries - j * W
@@ -79,7 +79,7 @@ def finish(n, size):
         for rows in frame.tile:
             rows[0] = rows[0] * factor
 
-    @njit(nogil=True)
+    @inner
     def write(ot, total, count, Dv, out):
         for j in range(n):
             for d in range(0, Dv, W):
