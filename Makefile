@@ -15,7 +15,7 @@ test: $(VENV)/dev.installed  ## the default test suite
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check $(ARGS) .
 
-check: $(VENV)/dev.installed  ## exact counters against what is recorded
+check: $(VENV)/dev.installed  ## exact counters against what is recorded; ratios are printed, not judged
 	$(BIN)/seqkernels check $(ARGS)
 
 speed: $(VENV)/dev.installed  ## ours and torch side by side; nothing is judged
