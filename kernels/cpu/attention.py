@@ -198,15 +198,20 @@ def _store_scores(frame, p, highest):
 
 def _add_values(n, size):
     """O^T = alpha O^T + V^T P over `count` keys; the sum over a block is made apart, which keeps its rounding small."""
-    most = target.current().rows(n) // 4 * 4
-    tile, single = _value_tile(most, n, size), _value_tile(1, n, size)
+    most = target.current().rows(n)
+    tile, pair, single = (_value_tile(m, n, size) for m in (most, 2, 1))
     row = n * target.current().lanes(size) * size
 
     @inner
     def add_values(v, v_row, count, Dv, p, ot, alpha, new):
-        for d in range(0, Dv - most + 1, most):
+        d = 0
+        while d + most <= Dv:
             tile(v + size * d, v_row, count, p, ot + row * d, alpha, new)
-        for d in range(Dv // most * most, Dv):
+            d += most
+        while d + 2 <= Dv:
+            pair(v + size * d, v_row, count, p, ot + row * d, alpha, new)
+            d += 2
+        if d < Dv:
             single(v + size * d, v_row, count, p, ot + row * d, alpha, new)
 
     return add_values
