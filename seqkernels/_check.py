@@ -58,6 +58,12 @@ def thread_reason() -> str | None:
     return None
 
 
+def vmapped():
+    """Whether torch.vmap is active, at any level."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
 def tensor_reason(name, x) -> str | None:
     """Why no kernel can read this tensor, or None."""
     if x.layout is not torch.strided or x.is_nested:

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from .. import _check, reference
+from .. import _check
 from ..kernels.cells import CELLS
 from ..ops import direct
 from ..ops import scan as _ops
+from . import _by_reference
 
 
 class Cell:
@@ -98,8 +99,12 @@ class Cell:
             h, c = h.squeeze(0), c.squeeze(0) if lstm else None
         return (h, c) if lstm else h
 
+    def uses_reference(self):
+        """Whether what no kernel serves runs in plain torch operators, not as torch.nn's own forward."""
+        return self._cell == "rnn_sigmoid" or _check.vmapped()
+
     def _fallback(self, input, hx):
-        return super().forward(input, hx)
+        return _by_reference.cell(self, input, hx) if self.uses_reference() else super().forward(input, hx)
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):
@@ -132,17 +137,3 @@ class RNNCell(Cell, torch.nn.RNNCell):
 
     def _is_short(self, input, hx, weights):
         return self._cell in CELLS and super()._is_short(input, hx, weights)
-
-    def _fallback(self, input, hx):
-        if self.nonlinearity != "sigmoid":
-            return super()._fallback(input, hx)
-        for name, value in (("input", input), ("hidden", hx)):
-            if value is not None and value.dim() not in (1, 2):
-                raise ValueError(f"RNNCell: Expected {name} to be 1D or 2D, got {value.dim()}D instead")
-        if input.shape[-1] != self.input_size:
-            raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
-        shape = (*input.shape[:-1], self.hidden_size)
-        h = input.new_zeros(shape) if hx is None else hx
-        if h.shape != shape:
-            raise RuntimeError(f"Expected hidden size {shape}, got {list(h.shape)}")
-        return reference.step(self._cell, input, h, None, self._weights())[0]

@@ -10,6 +10,7 @@ from .. import _check
 from ..kernels.cells import CELLS
 from ..ops import direct
 from ..ops import scan as _ops
+from . import _by_reference
 
 CELL_OF_MODE = {
     "LSTM": "lstm",
@@ -197,5 +198,9 @@ class Recurrent:
             ends.append(end)
         return x, torch.cat([h for h, _ in ends]), None if c_0 is None else torch.cat([c for _, c in ends])
 
+    def uses_reference(self):
+        """Whether what no kernel serves runs in plain torch operators, not as torch.nn's own forward."""
+        return self.mode == "RNN_SIGMOID" or (_check.vmapped() and not self.proj_size)
+
     def _fallback(self, input, hx):
-        return super().forward(input, hx)
+        return _by_reference.recurrent(self, input, hx) if self.uses_reference() else super().forward(input, hx)

@@ -5,9 +5,7 @@ takes.
 """
 
 import torch
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .. import reference
 from ._dynamo import traceable
 from ._recurrent import Recurrent
 
@@ -53,40 +51,3 @@ class RNN(Recurrent, torch.nn.RNN):
 
     def extra_repr(self):
         return super().extra_repr() + (", nonlinearity=sigmoid" if self.mode == "RNN_SIGMOID" else "")
-
-    def _fallback(self, input, hx):
-        if self.mode != "RNN_SIGMOID":
-            return super()._fallback(input, hx)
-        if isinstance(input, PackedSequence):
-            return self._packed_by_reference(input, hx)
-        if input.dim() not in (2, 3):
-            raise ValueError(f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
-        if hx is not None and hx.dim() != input.dim():
-            kind = "batched 3-D" if input.dim() == 3 else "unbatched 2-D"
-            raise RuntimeError(f"For {kind} input, hx should also be {kind[-3:]} but got {hx.dim()}-D tensor")
-        x = input if input.dim() == 3 else input.unsqueeze(0 if self.batch_first else 1)
-        self.check_input(x, None)
-        if hx is not None:
-            self.check_hidden_size(hx if input.dim() == 3 else hx.unsqueeze(1), self.get_expected_hidden_size(x, None))
-        if x.shape[1 if self.batch_first else 0] == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        return self._layers(input, hx, self._weights(), _reference_layer())
-
-    def _packed_by_reference(self, packed, hx):
-        x, lengths = pad_packed_sequence(packed)
-        if hx is None:
-            hx = x.new_zeros(self.get_expected_hidden_size(packed.data, packed.batch_sizes))
-        self.check_forward_args(packed.data, hx, packed.batch_sizes)
-        layer = _reference_layer(lengths.to(x.device))
-        y, h_n, _ = self._stack(x, hx, None, self._weights(), False, layer)
-        if packed.sorted_indices is not None:
-            y, lengths = y.index_select(1, packed.sorted_indices), lengths[packed.sorted_indices.cpu()]
-        data = pack_padded_sequence(y, lengths).data
-        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), h_n
-
-
-def _reference_layer(lengths=None):
-    def scan(cell, x, h_0, c_0, weights, batch_first):
-        return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths=lengths)[:3]
-
-    return scan
