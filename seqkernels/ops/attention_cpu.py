@@ -62,9 +62,8 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     arguments = (*_place(q), *_place(k), *_place(v), *place, kind, out.data_ptr())
     arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
     need = attention.workspace(size, D, Dv)
-    work = _workspace(tasks * need, q.dtype)
+    work, start = _workspace(tasks * need, q.dtype)
     work[: tasks * need : need] = _factor(scale, D)
-    start = work.ctypes.data
     calls = [(*arguments, start + i * need * size, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *call) for call in calls])
     return out
@@ -90,9 +89,8 @@ def decode(q, k, v, scale=None, length=None):
     rows, items = B * N * T, B * heads * decoding.chunks(S)
     tasks = max(1, min(torch.get_num_threads(), items, int(2 * rows * S * (D + Dv) / _WORTH_A_THREAD)))
     need, records = decoding.workspace(size, group * T, D), items * group * T * decoding.record(size, Dv)
-    work = _workspace(tasks * need + records, q.dtype)
+    work, start = _workspace(tasks * need + records, q.dtype)
     work[: tasks * need : need] = _factor(scale, D)
-    start = work.ctypes.data
     place = start + tasks * need * size
     arguments = (*_place(q), *_place(k), *_place(v), out.data_ptr(), N, group, T, S, D, Dv, place)
     if tasks == 1:
@@ -129,10 +127,9 @@ def _mask_rows(mask, shape):
 
 
 def _workspace(elements, dtype):
-    """This thread's scratch memory as a numpy array of dtype, kept for its next call."""
-    name = str(dtype)
-    kept = getattr(_local, name, None)
-    if kept is None or kept.size < elements:
-        kept = torch.empty(elements, dtype=dtype, device="cpu").numpy()
-        setattr(_local, name, kept)
+    """This thread's scratch memory, kept for its next call: a numpy array of dtype, and its address."""
+    kept = _local.__dict__.get(dtype)
+    if kept is None or kept[0].size < elements:
+        memory = torch.empty(elements, dtype=dtype, device="cpu")
+        kept = _local.__dict__[dtype] = memory.numpy(), memory.data_ptr()
     return kept

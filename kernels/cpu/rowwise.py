@@ -1,0 +1,151 @@
+"""Operations on a row of scores that lies along the lanes, for attention of a few queries.
+
+A `record` of a row is two vectors, its highest score in every lane and the lanes' sums of exponentials, and then the
+sums of the values.
+"""
+
+from llvmlite import ir
+
+from .softmax import reciprocal, reference
+from .tiles import tile_op
+from .vecmath import exp
+from .vector import I8, I32, call, fma, maximum, select
+
+
+@tile_op
+def times(frame):
+    """(p,): times the one number at p."""
+    (p,) = frame.integers
+    frame.tile[0][0] = frame.tile[0][0] * frame.broadcast(p)
+
+
+@tile_op
+def empty(frame):
+    """(record,) of no keys: highest -inf, sums of 0."""
+    (record,) = frame.integers
+    frame.store(frame.constant("-inf"), record)
+    frame.store(frame.constant(0.0), record + frame.width * frame.lanes.size)
+
+
+@tile_op
+def raised(frame):
+    """(p,): the larger of the tile and the scores at p. A NaN there is left to the exponentials."""
+    (p,) = frame.integers
+    frame.tile[0][0] = maximum(frame.load(p), frame.tile[0][0])
+
+
+@tile_op
+def across(frame):
+    """The largest lane, in every lane."""
+    frame.tile[0][0] = _butterfly(frame.tile[0][0], maximum)
+
+
+def _butterfly(x, combine):
+    """Every lane combined with all others, in a fixed order."""
+    distance = x.lanes.count // 2
+    while distance:
+        indices = ir.Constant(ir.VectorType(I32, x.lanes.count), [i ^ distance for i in range(x.lanes.count)])
+        x = combine(x, x.new(x.builder.shuffle_vector(x.value, x.value, indices)))
+        distance //= 2
+    return x
+
+
+@tile_op
+def advance(frame):
+    """(record, scale): with the tile as the new highest score, scale the sums of exponentials; the scale is stored."""
+    record, scale = frame.integers
+    highest, sums = record, record + frame.width * frame.lanes.size
+    new = frame.tile[0][0]
+    alpha = exp(frame.load(highest) - reference(new))
+    frame.store(new, highest)
+    frame.store(frame.load(sums) * alpha, sums)
+    frame.store(alpha, scale)
+
+
+@tile_op
+def exponential(frame):
+    """(p, record): scores to exponentials in place, added to the sums."""
+    p, record = frame.integers
+    sums = record + frame.width * frame.lanes.size
+    value = exp(frame.load(p) - reference(frame.load(record)))
+    frame.store(value, p)
+    frame.store(frame.load(sums) + value, sums)
+
+
+@tile_op
+def multiply(frame):
+    """(k, stride, q): add a vector of q times a vector of every row of k."""
+    k, stride, q = frame.integers
+    query = frame.load(q)
+    for i in range(frame.m):
+        frame.tile[i][0] = fma(frame.load(k + stride * (i * frame.lanes.size)), query, frame.tile[i][0])
+
+
+@tile_op
+def multiply_part(frame):
+    """`multiply` with (..., rows, columns) of k: nothing outside them is read."""
+    k, stride, q, rows, columns = frame.integers
+    query = frame.load(q)
+    for i in range(frame.m):
+        inside = frame.below(columns) & frame.below((rows - i) * frame.width)
+        frame.tile[i][0] = fma(frame.load(k + stride * (i * frame.lanes.size), inside), query, frame.tile[i][0])
+
+
+@tile_op
+def store_sums(frame):
+    """(p, count) of a W x 1 tile: lane i gets the sum of row i; -inf in the lanes from count on.
+
+    A round adds the halves of rows i and i + rows / 2, interleaved, so that the last row has every sum in its place.
+    """
+    p, count = frame.integers
+    builder, width = frame.builder, frame.width
+    halves = [[x for i in range(width // 2) for x in (i + h, i + h + width)] for h in (0, width // 2)]
+    low, high = (ir.Constant(ir.VectorType(I32, width), half) for half in halves)
+    rows = [row[0] for row in frame.tile]
+    while len(rows) > 1:
+        pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :])
+        parts = [[a.new(builder.shuffle_vector(a.value, b.value, half)) for half in (low, high)] for a, b in pairs]
+        rows = [a + b for a, b in parts]
+    frame.store(select(frame.below(count), rows[0], float("-inf")), p)
+
+
+@tile_op
+def outer_part(frame):
+    """(a, stride, b, columns): one step of a product, as `tiles.outer`, with only the first columns at b."""
+    a, stride, b, columns = frame.integers
+    row = frame.load(b, frame.below(columns))
+    for i in range(frame.m):
+        frame.tile[i][0] = fma(frame.broadcast(a + stride * (i * frame.lanes.size)), row, frame.tile[i][0])
+
+
+@tile_op
+def add_scaled(frame):
+    """(p, stride, factors): add the rows at p, each times its vector at factors; stride in bytes."""
+    p, stride, factors = frame.integers
+    vector = frame.width * frame.lanes.size
+    for i in range(frame.m):
+        factor = frame.load(factors + i * vector)
+        for j in range(frame.n):
+            frame.tile[i][j] = fma(frame.load(p + stride * i + j * vector), factor, frame.tile[i][j])
+
+
+@tile_op
+def weight(frame):
+    """(record,): what its sums count for, given the highest score of all."""
+    (record,) = frame.integers
+    frame.tile[0][0] = exp(frame.load(record) - reference(frame.tile[0][0]))
+
+
+@tile_op
+def one_over_sum(frame):
+    """The reciprocal of the sum of the lanes, in every lane."""
+    frame.tile[0][0] = reciprocal(_butterfly(frame.tile[0][0], lambda a, b: a + b))
+
+
+@tile_op
+def ask(frame):
+    """(p, stride): have the cache line at p, and at every further row of the tile, brought to the second cache."""
+    p, stride = frame.integers
+    for i in range(frame.m):
+        pointer = frame.builder.inttoptr((p + stride * (i * frame.lanes.size)).value, I8.as_pointer())
+        call(frame.builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
