@@ -61,6 +61,9 @@ def test_non_contiguous_caches_up_to_a_length(dtype):
         torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-12)
         assert torch.equal(ours, attention_cpu.decode(q, k[:, :, :length].contiguous(), v[:, :, :length].contiguous()))
     assert (attention_cpu.decode(q, k, v, length=0) == 0).all()
+    for length in (-1, 1201):
+        with pytest.raises(ValueError, match=f"between 0 and the 1200 keys of the cache, got {length}"):
+            attention_cpu.decode(q, k, v, length=length)
 
 
 @pytest.mark.parametrize("T", (1, 4))

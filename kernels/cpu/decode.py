@@ -73,11 +73,11 @@ def build(size):
             head, chunk = item // count, item % count
             b, h = head // heads, head % heads
             load_rows((q[0] + size * (q[1] * b + q[2] * h * group), q[2], q[3]), group, T, D, work)
-            keys = (k[0] + size * (k[1] * b + k[2] * h), k[3], D)
+            keys = (k[0] + size * (k[1] * b + k[2] * h), k[3], S, D)
             values = (v[0] + size * (v[1] * b + v[2] * h), v[3], Dv)
             own = records + each * rows * item
             for start in range(CHUNK * chunk, min(CHUNK * (chunk + 1), S), BLOCK):
-                attend(keys, values, start, min(BLOCK, S - start), rows, work, own, each, start == CHUNK * chunk)
+                attend(keys, values, start, rows, work, own, each, start == CHUNK * chunk)
         for row in range(first_row, last_row):
             first_record = records + each * (row // rows * count * rows + row % rows)
             combine(first_record, count, each * rows, Dv, out + size * Dv * row)
@@ -112,25 +112,26 @@ def _load_rows(size):
 
 
 def _attend(size):
-    """A function that takes `count` keys into the records of all rows."""
+    """A function that takes the keys from `start` on, up to BLOCK of them, into the records of all rows."""
     W = target.current().lanes(size)
     vector = W * size
     scores, several, single = _scores(size), _accumulate(ROWS, size), _accumulate(1, size)
 
     @inner
-    def attend(keys, values, start, count, rows, work, records, each, new):
-        k, k_row, D = keys
+    def attend(keys, values, start, rows, work, records, each, new):
+        k, k_row, S, D = keys
         v, v_row, Dv = values
-        padded = -(-D // W) * W
+        count, padded = min(BLOCK, S - start), -(-D // W) * W
         queries = work + vector
         alphas = queries + size * padded * rows
         p = alphas + vector * rows
         k, v = k + size * k_row * start, v + size * v_row * start
+        ahead = start + BLOCK < S
         for r in range(rows):
             record, row = records + each * r, p + size * BLOCK * r
             if new:
                 empty(zeros(1, 1, size), (record,))
-            scores(k, k_row, count, D, queries + size * padded * r, row, r == 0)
+            scores(k, k_row, count, D, queries + size * padded * r, row, ahead and r == 0)
             highest = load(zeros(1, 1, size), record, 0)
             for i in range(0, count, W):
                 highest = raised(highest, (row + size * i,))
@@ -139,24 +140,26 @@ def _attend(size):
                 exponential(zeros(1, 1, size), (row + size * i, record))
         r, sums = 0, records + 2 * vector
         while r + ROWS <= rows:
-            several(v, v_row, count, Dv, p + size * BLOCK * r, sums + each * r, each, alphas + vector * r, new, r == 0)
+            weights = (p + size * BLOCK * r, alphas + vector * r)
+            several(v, v_row, count, Dv, weights, sums + each * r, each, new, ahead and r == 0)
             r += ROWS
         while r < rows:
-            single(v, v_row, count, Dv, p + size * BLOCK * r, sums + each * r, each, alphas + vector * r, new, r == 0)
+            weights = (p + size * BLOCK * r, alphas + vector * r)
+            single(v, v_row, count, Dv, weights, sums + each * r, each, new, ahead and r == 0)
             r += 1
 
     return attend
 
 
 def _scores(size):
-    """p[key] of `count` keys with one query; -inf up to a whole vector. The first time, the next block is asked for."""
+    """p[key] of `count` keys with one query; -inf up to a whole vector. Ahead: the next block is asked for."""
     W = target.current().lanes(size)
 
     @inner
-    def scores(k, k_row, count, D, q, p, first):
+    def scores(k, k_row, count, D, q, p, ahead):
         for i in range(0, count, W):
             acc, at, inside = zeros(W, 1, size), k + size * k_row * i, 0
-            if first:
+            if ahead:
                 for d in range(0, D, LINE // size):
                     ask(acc, (at + size * (k_row * BLOCK + d), k_row))
             if count - i >= W:
@@ -176,13 +179,13 @@ def _accumulate(m, size):
     W = target.current().lanes(size)
 
     @inner
-    def accumulate(v, v_row, count, Dv, p, sums, each, alphas, new, first):
+    def accumulate(v, v_row, count, Dv, weights, sums, each, new, ahead):
         d = 0
         while d + WIDE * W <= Dv:
-            wide(v + size * d, v_row, count, Dv - d, p, sums + size * d, each, alphas, new, first)
+            wide(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new, ahead)
             d += WIDE * W
         while d < Dv:
-            narrow(v + size * d, v_row, count, Dv - d, p, sums + size * d, each, alphas, new, first)
+            narrow(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new, ahead)
             d += W
 
     return accumulate
@@ -192,9 +195,9 @@ def _value_columns(m, n, size):
     vector = target.current().lanes(size) * size
 
     @inner
-    def term(acc, v, v_row, i, left, p, first):
+    def term(acc, v, v_row, i, left, p, ahead):
         row = v + size * v_row * i
-        if first:
+        if ahead:
             for line in range(0, n * vector, LINE):
                 ask(zeros(1, 1, size), (row + size * v_row * BLOCK + line, 0))
         if n > 1:
@@ -202,19 +205,20 @@ def _value_columns(m, n, size):
         return outer_part(acc, (p + size * i, BLOCK, row, left))
 
     @inner
-    def columns(v, v_row, count, left, p, sums, each, alphas, new, first):
+    def columns(v, v_row, count, left, weights, sums, each, new, ahead):
+        p, alphas = weights
         acc = zeros(m, n, size)
         if m == 1:  # a second chain, since one would wait for its own results
             other = zeros(m, n, size)
             for i in range(1, count, 2):
-                acc = term(acc, v, v_row, i - 1, left, p, first)
-                other = term(other, v, v_row, i, left, p, first)
+                acc = term(acc, v, v_row, i - 1, left, p, ahead)
+                other = term(other, v, v_row, i, left, p, ahead)
             if count % 2:
-                acc = term(acc, v, v_row, count - 1, left, p, first)
+                acc = term(acc, v, v_row, count - 1, left, p, ahead)
             acc = add(acc, other)
         else:
             for i in range(count):
-                acc = term(acc, v, v_row, i, left, p, first)
+                acc = term(acc, v, v_row, i, left, p, ahead)
         if not new:
             acc = add_scaled(acc, (sums, each, alphas))
         store(acc, sums, each // size)
@@ -236,8 +240,7 @@ def _combine(size):
         for c in range(count):
             store(weight(highest, (first + stride * c,)), first + stride * c, 0)
             total = add_scaled(total, (first + stride * c + vector, 0, first + stride * c))
-        inverse = one_over_sum(total, ())
-        store(inverse, first + vector, 0)
+        store(one_over_sum(total, ()), first + vector, 0)
         for d in range(0, Dv, W):
             acc = zeros(1, 1, size)
             for c in range(count):

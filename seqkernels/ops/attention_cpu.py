@@ -11,7 +11,8 @@ from ..kernels.cpu.compile import kernel
 from . import threads
 
 FEW = 4  # queries that `decode` takes
-_WORTH_A_THREAD = 4e7  # operations: handing a task to another thread costs some 75 microseconds
+# Handing a task to another thread costs some 75 microseconds; these take three times that.
+_OPERATIONS_A_TASK, _BYTES_A_TASK = 4e7, 5e6
 _local = threading.local()
 
 
@@ -41,13 +42,13 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     t < s; scale None is 1 / sqrt(D). Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32, float64.
     """
     (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
+    if mask is None and T <= FEW and (S == 1 or not causal):
+        return decode(q, k, v, scale)
     out = q.new_empty(B, N, T, Dv)
     if out.numel() == 0:
         return out
     if S == 0:
         return out.zero_()
-    if mask is None and T <= FEW and (S == 1 or not causal):
-        return decode(q, k, v, scale)
     q, k, v = _rows(q), _rows(k), _rows(v)
     kind, place = transposed.NO_MASK, (0, 0, 0, 0)
     if mask is not None:
@@ -58,7 +59,7 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     entry = kernel("attention", size=size)
     items = B * N * attention.items(size, T)
     operations = B * N * T * S * (D + Dv) * (1 if causal else 2)
-    tasks = max(1, min(torch.get_num_threads(), items, int(operations / _WORTH_A_THREAD)))
+    tasks = max(1, min(torch.get_num_threads(), items, int(operations / _OPERATIONS_A_TASK)))
     arguments = (*_place(q), *_place(k), *_place(v), *place, kind, out.data_ptr())
     arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
     need = attention.workspace(size, D, Dv)
@@ -73,11 +74,13 @@ def decode(q, k, v, scale=None, length=None):
     """Attention of a few queries over the first `length` keys (None: all) of a cache, unmasked.
 
     q (B, N, T, D) with T small, k (B, N_kv, capacity, D), v (B, N_kv, capacity, Dv), read where they lie. Returns
-    (B, N, T, Dv), contiguous; 0 for a length of 0. The keys are split by their number alone, so the bits do not depend
-    on the threads.
+    (B, N, T, Dv), contiguous; 0 for a length of 0. ValueError for a length beyond the capacity. The keys are split by
+    their number alone, so the bits do not depend on the threads.
     """
     (B, N, T, D), heads, Dv = q.shape, k.shape[1], v.shape[3]
     S = k.shape[2] if length is None else length
+    if not 0 <= S <= k.shape[2]:
+        raise ValueError(f"length must be between 0 and the {k.shape[2]} keys of the cache, got {S}")
     out = q.new_empty(B, N, T, Dv)
     if out.numel() == 0:
         return out
@@ -87,7 +90,7 @@ def decode(q, k, v, scale=None, length=None):
     size, group = q.element_size(), N // heads
     entry = kernel("decode", size=size)
     rows, items = B * N * T, B * heads * decoding.chunks(S)
-    tasks = max(1, min(torch.get_num_threads(), items, int(2 * rows * S * (D + Dv) / _WORTH_A_THREAD)))
+    tasks = max(1, min(torch.get_num_threads(), items, int(B * heads * S * (D + Dv) * size / _BYTES_A_TASK)))
     need, records = decoding.workspace(size, group * T, D), items * group * T * decoding.record(size, Dv)
     work, start = _workspace(tasks * need + records, q.dtype)
     work[: tasks * need : need] = _factor(scale, D)
@@ -116,7 +119,7 @@ def _rows(x):
     """x itself if its last stride is 1, else a copy of which it is."""
     if x.is_neg():
         x = x.resolve_neg()
-    return x if x.stride(3) == 1 or x.shape[3] == 1 else x.contiguous()
+    return x if x.stride()[3] == 1 or x.shape[3] == 1 else x.contiguous()
 
 
 def _mask_rows(mask, shape):
