@@ -1,6 +1,7 @@
 """What every test runs under: fixed seeds, one torch thread, and fresh memory that holds NaN instead of luck."""
 
 import importlib.util
+import os
 import random
 import shutil
 from collections import Counter
@@ -58,3 +59,9 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.line(f"{current.name}, {current.lanes(4)} float32 lanes; torch {torch.__version__}")
     terminalreporter.line("; ".join(f"{name} {'present' if there else 'absent'}" for name, there in present.items()))
     terminalreporter.line("; ".join(f"{name}: {done or 'no test'}" for name, done in ran.items()))
+
+
+@pytest.fixture(scope="session")
+def kernel_environment(tmp_path_factory):
+    """The environment of a process that compiles kernels for another target, with a cache directory of its own."""
+    return {**os.environ, "SEQKERNELS_CACHE_DIR": str(tmp_path_factory.mktemp("kernels"))}

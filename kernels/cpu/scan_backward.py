@@ -15,6 +15,7 @@ from .parts import load_part, store_part
 from .primitives import on_vectors
 from .product import BLOCK, accumulate, by_rows
 from .tiles import add, tile_op, zeros
+from .vector import select
 
 ARGUMENTS = (
     *("dy", "dy_time", "dy_row"),  # (T, B, H): address, strides
@@ -179,9 +180,9 @@ def _cell_op(name, shape):
     def op(frame):
         saved, saved_slab, out, out_slab, d, d_row, h, h_row, c_before, h_next, y_row, c, direct_h, dc, H, left = frame.integers
         for j in range(PANEL):
-            inside, exists = frame.below(left - j * W), frame.below((left - j * W) * W)
-            offset = j * W * size
             slab, block = divmod(j, shape.blocks)
+            inside, offset = frame.below(left - j * W), j * W * size
+            exists = frame.below((left - slab * shape.slab_units) * W)  # all lanes, or none past the last slab
             for i in range(frame.m):
                 carried = H * (i * size) + offset
                 source = saved + saved_slab * slab + (i * shape.gate_row + block * shape.width * W) * size
@@ -198,8 +199,8 @@ def _cell_op(name, shape):
                     s_next.append(frame.load(c + carried, inside))
                 dx, du, direct = backward(ds, values, s, s_next)
                 target = out + out_slab * slab + (i * shape.gradient_row + block * shape.slots * W) * size
-                for slot, value in enumerate(dict.fromkeys((*dx, *du))):
-                    frame.store(value, target + slot * W * size, exists)
+                for slot, value in enumerate(dict.fromkeys((*dx, *du))):  # past H: zero, not inf times a zero weight
+                    frame.store(select(inside, value, 0.0), target + slot * W * size, exists)
                 for address, value in zip((direct_h, dc), direct):
                     if value is not None:
                         frame.store(value, address + carried, inside)

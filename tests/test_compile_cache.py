@@ -1,0 +1,87 @@
+"""The disk cache of compiled kernels: found again, never stale, never another cell's, never in a place that fails."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = """
+import sys, torch
+from seqkernels.ops import scan_cpu
+from seqkernels.kernels.cpu import compile
+torch.manual_seed(0)
+x, h = torch.randn(3, 2, 5), torch.zeros(1, 2, 6)
+for cell in sys.argv[1:]:
+    gates = {"rnn_tanh": 1, "lstm": 4, "gru": 3}[cell]
+    weights = [torch.randn(6 * gates, 5) / 4, torch.randn(6 * gates, 6) / 4]
+    y = scan_cpu.forward(cell, x, h, h if cell == "lstm" else None, weights, False, False)[0]
+    print(cell, y.double().sum().item())
+print("compiled", compile.compilations(), compile.directory())
+"""
+
+
+def run(environment, *cells, **more):
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        *cells,
+    ]  # from a folder that holds no package: it would come before PYTHONPATH
+    done = subprocess.run(command, env={**environment, **more}, cwd=sys.prefix, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *results, compiled = done.stdout.strip().splitlines()
+    _, count, directory = compiled.split()
+    return results, int(count), Path(directory)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return {**os.environ, "SEQKERNELS_CACHE_DIR": str(tmp_path / "cache")}
+
+
+def test_a_second_process_compiles_nothing_and_every_cell_gets_its_own_code(environment):
+    cells = ("rnn_tanh", "lstm", "gru")
+    results, count, _ = run(environment, *cells)
+    again, count_again, _ = run(environment, *cells)
+    assert count == 6 and count_again == 0  # per cell a forward and a packing
+    assert again == results and len({r.split()[1] for r in results}) == 3
+
+
+def test_an_edit_of_a_source_is_compiled_anew(environment, tmp_path):
+    """A copy of the package whose cells are edited shares the cache directory and must not share the code."""
+    from seqkernels import kernels
+
+    package = tmp_path / "copy" / "seqkernels"
+    shutil.copytree(Path(kernels.__file__).parent.parent / "seqkernels", package)
+    shutil.copytree(Path(kernels.__file__).parent, package / "kernels")
+    here = {**environment, "PYTHONPATH": str(tmp_path / "copy")}
+    results, count, directory = run(here, "rnn_tanh")
+    cells = package / "kernels" / "cells.py"
+    cells.write_text(cells.read_text().replace("activation(x[0] + u[0])", "activation(x[0] - u[0])"))
+    edited, count_edited, directory_edited = run(here, "rnn_tanh")
+    assert directory_edited != directory and count_edited == count
+    assert edited != results
+
+
+def test_numbas_own_settings_are_left_alone(environment, tmp_path):
+    own = tmp_path / "numba"
+    run(environment, "rnn_tanh", NUMBA_CACHE_DIR=str(own))
+    assert run(environment, "rnn_tanh", NUMBA_CACHE_DIR=str(own))[1] == 0
+
+
+def test_an_unwritable_home_falls_back_to_the_temporary_directory(environment, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    (tmp_path / "tmp").mkdir()
+    environment = {k: v for k, v in environment.items() if k not in ("SEQKERNELS_CACHE_DIR", "XDG_CACHE_HOME")}
+    _, _, directory = run(environment, "rnn_tanh", HOME=str(tmp_path / "file"), TMPDIR=str(tmp_path / "tmp"))
+    assert (tmp_path / "tmp") in directory.parents
+
+
+def test_no_writable_directory_is_a_clear_error(environment, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    blocked = {**environment, "SEQKERNELS_CACHE_DIR": str(tmp_path / "file")}
+    done = subprocess.run([sys.executable, "-c", RUN, "rnn_tanh"], env=blocked, capture_output=True, text=True)
+    assert "set SEQKERNELS_CACHE_DIR" in done.stderr

@@ -1,0 +1,181 @@
+"""The scan driver and its kernels against torch.nn in float64: outputs, final states, every gradient."""
+
+import math
+
+import pytest
+import torch
+from agreement import assert_agree
+from seqkernels.kernels.cells import CELLS
+
+from seqkernels import reference
+from seqkernels.ops import scan_cpu
+
+TORCH = {
+    "rnn_tanh": torch.nn.RNN,
+    "rnn_relu": lambda *sizes, **options: torch.nn.RNN(*sizes, nonlinearity="relu", **options),
+    "lstm": torch.nn.LSTM,
+    "gru": torch.nn.GRU,
+}
+# T, B, I, H, directions, batch_first, bias
+SHAPES = {
+    "odd": (5, 3, 7, 33, 2, True, True),
+    "flat": (63, 2, 20, 64, 1, False, False),
+    "row": (200, 1, 33, 40, 2, False, True),
+    "blocks": (20, 40, 65, 130, 1, True, True),
+    "wide": (3, 200, 9, 17, 2, False, False),
+    "deep": (2, 7, 300, 290, 1, False, True),
+}
+cells = pytest.mark.parametrize("cell", CELLS)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+def same_bits(a, b):
+    """Equal, and NaN where the other is NaN."""
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+class Problem:
+    """A layer with random weights, inputs, non-zero initial states, and gradients of all its outputs."""
+
+    def __init__(self, cell, shape, dtype, scale=1.0):
+        T, B, I, H, D, self.batch_first, bias = shape
+        self.cell, self.D = cell, D
+        bound = 1 / math.sqrt(H)
+        sizes = [(CELLS[cell].gates * H, I), (CELLS[cell].gates * H, H), *[(CELLS[cell].gates * H,)] * (2 * bias)]
+        self.weights = [torch.empty(s, dtype=dtype).uniform_(-bound, bound) for _ in range(D) for s in sizes]
+        sequence = (B, T) if self.batch_first else (T, B)
+        self.x = scale * torch.randn(*sequence, I, dtype=dtype)
+        self.h = torch.randn(D, B, H, dtype=dtype)
+        self.c = torch.randn(D, B, H, dtype=dtype) if cell == "lstm" else None
+        self.dy = torch.randn(*sequence, D * H, dtype=dtype)
+        self.dh = torch.randn(D, B, H, dtype=dtype)
+        self.dc = torch.randn(D, B, H, dtype=dtype) if cell == "lstm" else None
+
+    def ours(self, dy=True, dstates=True):
+        y, h_n, c_n, c, gates = scan_cpu.forward(
+            self.cell, self.x, self.h, self.c, self.weights, self.batch_first, True
+        )
+        packed = scan_cpu.packed_weights(self.cell, self.weights)
+        plain = scan_cpu.forward(self.cell, self.x, self.h, self.c, self.weights, self.batch_first, False, packed)
+        for kept, quick in zip((y, h_n, c_n), plain):
+            assert same_bits(kept, quick), "inference and training differ"
+        before = gates.clone()
+        upstream = (self.dy if dy else None, *((self.dh, self.dc) if dstates else (None, None)))
+        saved = (self.x, self.h, self.c, self.weights, y, c, gates, self.batch_first)
+        dx, dh, dc, dweights = scan_cpu.backward(self.cell, *upstream, *saved, True, True)
+        assert same_bits(gates, before), "the backward wrote to what the forward saved"
+        return self.named((y, h_n, c_n), (dx, dh, dc, *dweights))
+
+    def named(self, outputs, gradients):
+        names = ["y", "h_n", "c_n", "dx", "dh_0", "dc_0", *(f"dw{i}" for i in range(len(self.weights)))]
+        pairs = zip(names, (*outputs, *gradients))
+        return {n: v.detach() for n, v in pairs if v is not None and not (self.c is None and n in ("c_n", "dc_0"))}
+
+    def by_reference(self, dtype, dy=True, dstates=True):
+        tensors = (self.x, self.h, self.c, *self.weights)
+        leaves = [None if t is None else t.to(dtype, copy=True).requires_grad_() for t in tensors]
+        x, h, c, *weights = leaves
+        outputs = self.run(x, h, c, weights)
+        seeds = [None if t is None else t.to(dtype) for t in (self.dy, self.dh, self.dc)]
+        chosen = [(o, s) for o, s, use in zip(outputs, seeds, (dy, dstates, dstates)) if use and s is not None]
+        wanted = [leaf for leaf in leaves if leaf is not None]
+        gradients = iter(torch.autograd.grad([o for o, _ in chosen], wanted, [s for _, s in chosen]))
+        return self.named(outputs, [None if leaf is None else next(gradients) for leaf in leaves])
+
+    def run(self, x, h, c, weights):
+        """torch.nn's layer where there is one, else the reference."""
+        if self.cell not in TORCH:
+            y, h_n, c_n, *_ = reference.scan(self.cell, x, h, c, weights, self.batch_first)
+            return y, h_n, c_n
+        bias = len(weights) // self.D == 4
+        options = {"bias": bias, "batch_first": self.batch_first, "bidirectional": self.D == 2}
+        layer = TORCH[self.cell](x.shape[2], h.shape[2], dtype=x.dtype, **options)
+        parameters = dict(zip([n for n, _ in layer.named_parameters()], weights))
+        y, states = torch.func.functional_call(layer, parameters, (x, h if c is None else (h, c)))
+        return (y, *states) if c is not None else (y, states, None)
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_agrees_with_torch(cell, dtype, shape):
+    problem = Problem(cell, shape, dtype)
+    assert_agree(problem.ours(), problem.by_reference(torch.float64), problem.by_reference(dtype))
+
+
+@cells
+@dtypes
+def test_agrees_on_single_numbers(cell, dtype):
+    """T = B = I = H = 1, over many draws: the error of one number says how much of it cancelled, not how good it is."""
+    problems = [Problem(cell, (1, 1, 1, 1, 1, False, True), dtype) for _ in range(20)]
+    draws = [
+        [run(problem) for problem in problems]
+        for run in (Problem.ours, lambda p: p.by_reference(torch.float64), lambda p: p.by_reference(dtype))
+    ]
+    assert_agree(*({name: torch.stack([d[name] for d in runs]) for name in runs[0]} for runs in draws))
+
+
+@cells
+@pytest.mark.parametrize("scale", [1e-3, 30.0], ids=["small", "saturated"])
+def test_agrees_on_small_and_saturated_inputs(cell, scale):
+    problem = Problem(cell, (9, 5, 11, 24, 1, False, True), torch.float32, scale)
+    assert_agree(problem.ours(), problem.by_reference(torch.float64), problem.by_reference(torch.float32))
+
+
+@cells
+@pytest.mark.parametrize("dy, dstates", [(True, False), (False, True)], ids=["y only", "states only"])
+def test_gradients_that_enter_by_one_output(cell, dy, dstates):
+    problem = Problem(cell, (6, 4, 5, 18, 2, True, True), torch.float64)
+    exact = problem.by_reference(torch.float64, dy, dstates)
+    assert_agree(problem.ours(dy, dstates), exact, exact)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_same_bits_for_any_number_of_threads(cell, threads):
+    for shape in ((40, 67, 128, 96, 1, False, True), (30, 48, 64, 130, 2, True, True)):
+        problem = Problem(cell, shape, torch.float32)
+        torch.set_num_threads(1)
+        alone = problem.ours()
+        torch.set_num_threads(threads)
+        together = problem.ours()
+        for name, value in alone.items():
+            assert torch.equal(value, together[name]), name
+
+
+@cells
+def test_inputs_of_any_strides(cell):
+    problem = Problem(cell, (6, 4, 10, 18, 1, False, True), torch.float64)
+    exact = problem.by_reference(torch.float64)
+    wide = torch.full((9, 8, 30), math.nan, dtype=torch.float64)
+    view = wide[1:7, ::2, 3:13]
+    problem.x = view.copy_(problem.x)
+    assert_agree(problem.ours(), exact, exact)
+
+
+@cells
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_flow_through_as_in_torch(cell, value):
+    problem = Problem(cell, (4, 3, 5, 20, 1, False, True), torch.float64)
+    problem.x[1, 1, 2] = value
+    ours, exact = problem.ours(), problem.by_reference(torch.float64)
+    for name in ("y", "h_n"):
+        torch.testing.assert_close(ours[name], exact[name], equal_nan=True, rtol=1e-12, atol=1e-12)
+    assert torch.equal(ours["dx"].isnan(), exact["dx"].isnan())
+
+
+def test_retained_graph_gives_the_same_gradients_again():
+    problem = Problem("lstm", (6, 4, 5, 18, 1, False, True), torch.float32)
+    first, second = problem.ours(), problem.ours()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_vanishing_states_do_not_slow_or_change_the_mode():
+    """States that shrink below the smallest normal number are flushed; the caller's own mode stays."""
+    problem = Problem("rnn_tanh", (300, 2, 4, 16, 1, False, False), torch.float32)
+    problem.x.zero_()
+    problem.h.fill_(1e-30)
+    problem.weights[1].copy_(0.5 * torch.eye(16))
+    y = problem.ours()["y"]
+    assert y[-1].abs().max() == 0
+    assert torch.tensor([1e-40]).mul(1.0).item() > 0
