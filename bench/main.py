@@ -25,7 +25,7 @@ class Amount:
 
 
 AMOUNTS = {
-    "quick": Amount(10.0, 2048, 10_000, 0.6),
+    "quick": Amount(8.0, 2048, 10_000, 0.5),
     "default": Amount(75.0, 16_384, 100_000, 1.5),
     "full": Amount(75.0, 16_384, 1_000_000, 4.0),
 }
@@ -34,7 +34,7 @@ STUDIES = ("training", "generation", "endurance", "race")
 
 def bench(arguments):
     """Runs `seqkernels bench` with parsed arguments; returns the exit status."""
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     amount = AMOUNTS[arguments.amount]
     seconds = arguments.seconds or amount.training
     studies = [name for name in STUDIES if name in (arguments.only or STUDIES)]
@@ -83,13 +83,13 @@ def _measure(records, studies, data, seconds, amount, arguments, progress):
 def _tell(console, data, folder, seconds, interrupted):
     """Prints the headlines."""
     for name, curve in data["generation"]["curves"].items():
-        console.print(f"{name}: time a token grows as T^{report.interval(curve['exponent'])}", highlight=False)
+        console.print(f"{name}: time a token grows as T^{report.interval(curve['exponent'])}")
     for cross in data["generation"]["crossovers"]:
         words = report.crossing(cross, data["generation"])
-        console.print(f"{cross['growing']} costs more a token than {cross['flat']} from T = {words}", highlight=False)
+        console.print(f"{cross['growing']} costs more a token than {cross['flat']} from T = {words}")
     for name, model in data["training"].items():
         if model["result"]:
-            console.print(f"{name}: {model['result']['held_out']:.3f} bits a byte on held-out text", highlight=False)
+            console.print(f"{name}: {model['result']['held_out']:.3f} bits a byte on held-out text")
     wrong = [row["name"] for row in data["race"] if row["status"] != "ok"]
     if wrong:
         console.print(f"without a time, wrong or failed: {', '.join(wrong)}")
@@ -98,4 +98,4 @@ def _tell(console, data, folder, seconds, interrupted):
     if interrupted:
         console.print("Interrupted: the same command goes on from here.")
     console.print(f"{seconds:.0f} s, kernels compiled: {data['compilations']}.")
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {folder / 'report.html'}")

@@ -89,4 +89,8 @@ def run(records, last, progress):
         progress.update(task, completed=position)
 
     walk(step, last, on_position)
-    records.add("left_behind", "stream", **left_behind(step))
+    progress.stop()  # its own thread allocates
+    try:
+        records.add("left_behind", "stream", **left_behind(step))
+    finally:
+        progress.start()
