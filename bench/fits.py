@@ -1,4 +1,7 @@
-"""Exponents and crossovers of curves of cost against position, with 95% intervals by bootstrap over the samples."""
+"""Exponents and crossovers of curves of cost against position, with 95% intervals by bootstrap over the samples.
+
+A curve is {position: samples of the cost}. P positions, R resamples.
+"""
 
 import numpy as np
 
@@ -7,13 +10,13 @@ RESAMPLES = 1000
 TAIL = 0.025
 
 
-def _medians(curve, random=None):
-    """curve: {position: samples} -> log positions, log medians; of resampled samples where `random` is given."""
+def _logs(curve, seed=0):
+    """Log positions (P,), log medians (P,), and log medians of resampled samples (R,P)."""
+    random = np.random.default_rng(seed)
     positions = sorted(curve)
-    chosen = [np.asarray(curve[p]) for p in positions]
-    if random is not None:
-        chosen = [samples[random.integers(0, len(samples), len(samples))] for samples in chosen]
-    return np.log(positions), np.log([np.median(samples) for samples in chosen])
+    samples = [np.asarray(curve[p]) for p in positions]
+    drawn = [np.median(s[random.integers(0, len(s), (RESAMPLES, len(s)))], axis=1) for s in samples]
+    return np.log(positions), np.log([np.median(s) for s in samples]), np.log(drawn).T
 
 
 def asymptotic(curve):
@@ -24,16 +27,14 @@ def asymptotic(curve):
 def exponent(curve, whole=False):
     """Slope of log cost against log position by least squares: value, low, high.
 
-    curve: {position: samples of the cost}. whole: fit every position and not the asymptotic part alone.
-    None with fewer than three positions.
+    whole: fit every position and not the asymptotic part alone. None with fewer than three positions.
     """
     part = curve if whole else asymptotic(curve)
     if len(part) < 3:
         return None
-    random = np.random.default_rng(0)
-    slopes = [np.polyfit(*_medians(part, random), 1)[0] for _ in range(RESAMPLES)]
-    low, high = np.quantile(slopes, [TAIL, 1 - TAIL])
-    return float(np.polyfit(*_medians(part), 1)[0]), float(low), float(high)
+    positions, costs, drawn = _logs(part)
+    low, high = np.quantile(np.polyfit(positions, drawn.T, 1)[0], [TAIL, 1 - TAIL])
+    return float(np.polyfit(positions, costs, 1)[0]), float(low), float(high)
 
 
 def _crossing(log_positions, difference):
@@ -51,15 +52,11 @@ def _crossing(log_positions, difference):
 def crossover(growing, flat):
     """The position from which on `growing` costs more than `flat`: value, low, high, interpolated in log-log.
 
-    Both curves are {position: samples}. 0 stands for "from the first position on", inf for "not within the positions".
+    0 stands for "from the first position on", inf for "not within the positions" that both curves have.
     """
     shared = growing.keys() & flat.keys()
-    growing, flat = ({p: curve[p] for p in shared} for curve in (growing, flat))
-    random = np.random.default_rng(0)
-
-    def once(random=None):
-        log_positions, costs = _medians(growing, random)
-        return _crossing(log_positions, costs - _medians(flat, random)[1])
-
-    found = sorted(once(random) for _ in range(RESAMPLES))
-    return once(), found[int(TAIL * RESAMPLES)], found[int((1 - TAIL) * RESAMPLES) - 1]
+    positions, dear, dear_drawn = _logs({p: growing[p] for p in shared})
+    _, cheap, cheap_drawn = _logs({p: flat[p] for p in shared}, seed=1)
+    found = sorted(_crossing(positions, difference) for difference in dear_drawn - cheap_drawn)
+    value = _crossing(positions, dear - cheap)
+    return value, found[int(TAIL * RESAMPLES)], found[int((1 - TAIL) * RESAMPLES) - 1]
