@@ -1,15 +1,20 @@
-"""What goes in and out of transposed attention: queries, masks and outputs, W x W tiles at a time."""
+"""The steps of attention with the queries in the lanes: a group of n vectors of them meets a block of keys.
+
+p[key][query], Q^T[dimension][query], O^T[dimension][query]: rows of n vectors each.
+"""
 
 from llvmlite import ir
 
 from . import target
 from .inner import inner
 from .parts import load_part, store_part
+from .product import accumulate
 from .softmax import reciprocal
-from .tiles import load, store, tile_op, transpose, zeros
-from .vector import I8, I32, Mask, call, select
+from .tiles import add, load, outer, store, tile_op, transpose, zeros
+from .vector import I8, I32, Mask, call, fma, maximum, select
 
 NO_MASK, BOOLS, FLOATS = 0, 1, 2
+SUMMED = 64  # dimensions that are added up one after the other; the rounding of longer sums would show
 
 
 def pack_queries(n, size):
@@ -88,3 +93,128 @@ def finish(n, size):
                 store_part(rows, (out + size * (Dv * j * W + d), Dv, count - j * W, Dv - d))
 
     return write
+
+
+def scores(n, size):
+    """Scores of `count` keys: p[key][query], and the highest of each query raised to theirs."""
+    m = target.current().rows(n)
+    tile, single = _score_tile(m, n, size), _score_tile(1, n, size)
+    row = n * target.current().lanes(size) * size
+
+    @inner
+    def run(k, k_row, count, D, qt, added, diagonal, p, highest):
+        for i in range(0, count - m + 1, m):
+            extra = added + row * i if added else 0
+            tile(k + size * k_row * i, k_row, D, qt, extra, diagonal + i, p + row * i, highest)
+        for i in range(count // m * m, count):
+            extra = added + row * i if added else 0
+            single(k + size * k_row * i, k_row, D, qt, extra, diagonal + i, p + row * i, highest)
+
+    return run
+
+
+def _score_tile(m, n, size):
+    width = n * target.current().lanes(size)
+
+    @tile_op
+    def plain(frame):
+        p, highest = frame.integers
+        _store_scores(frame, p, highest)
+
+    @tile_op
+    def causal(frame):
+        """Key i of the tile is hidden from the queries before it: lanes below diagonal + i."""
+        p, highest, diagonal = frame.integers
+        for i in range(m):
+            for j in range(n):
+                hide = frame.below(diagonal + (i - j * frame.width))
+                frame.tile[i][j] = select(~hide, frame.tile[i][j], float("-inf"))
+        _store_scores(frame, p, highest)
+
+    @inner
+    def tile(k, k_row, D, qt, added, diagonal, p, highest):
+        acc = accumulate(zeros(m, n, size), k, k_row, min(D, SUMMED), qt)
+        for d in range(SUMMED, D, SUMMED):
+            store(acc, p, width)
+            acc = accumulate(zeros(m, n, size), k + size * d, k_row, min(D - d, SUMMED), qt + size * width * d)
+            acc = add(acc, load(acc, p, width))
+        if added:
+            acc = add(acc, load(zeros(m, n, size), added, width))
+        if diagonal + m > 1:
+            causal(acc, (p, highest, diagonal))
+        else:
+            plain(acc, (p, highest))
+
+    return tile
+
+
+def _store_scores(frame, p, highest):
+    vector = frame.width * frame.lanes.size
+    for j in range(frame.n):
+        most = frame.load(highest + j * vector)
+        for i in range(frame.m):
+            frame.store(frame.tile[i][j], p + (i * frame.n + j) * vector)
+            most = maximum(frame.tile[i][j], most)
+        frame.store(most, highest + j * vector)
+
+
+def add_values(n, size):
+    """O^T = alpha O^T + V^T P over `count` keys; the sum over a block is made apart, which keeps its rounding small."""
+    most = target.current().rows(n)
+    tile, pair, single = (_value_tile(m, n, size) for m in (most, 2, 1))
+    row = n * target.current().lanes(size) * size
+
+    @inner
+    def run(v, v_row, count, Dv, p, ot, alpha, new):
+        d = 0
+        while d + most <= Dv:
+            tile(v + size * d, v_row, count, p, ot + row * d, alpha, new)
+            d += most
+        while d + 2 <= Dv:
+            pair(v + size * d, v_row, count, p, ot + row * d, alpha, new)
+            d += 2
+        if d < Dv:
+            single(v + size * d, v_row, count, p, ot + row * d, alpha, new)
+
+    return run
+
+
+def _value_tile(m, n, size):
+    width = n * target.current().lanes(size)
+
+    @tile_op
+    def rescale(frame):
+        ot, alpha = frame.integers
+        vector = frame.width * size
+        for j in range(n):
+            factor = frame.load(alpha + j * vector)
+            for i in range(m):
+                frame.tile[i][j] = fma(frame.load(ot + (i * n + j) * vector), factor, frame.tile[i][j])
+
+    @inner
+    def tile(v, v_row, count, p, ot, alpha, new):
+        acc = zeros(m, n, size)
+        for i in range(count):
+            acc = outer(acc, v + size * v_row * i, 1, p + size * width * i)
+        if not new:
+            acc = rescale(acc, (ot, alpha))
+        store(acc, ot, width)
+
+    return tile
+
+
+def copy_rows(size):
+    """Rows of D elements to rows of whole vectors, `dst_row` elements apart."""
+    W = target.current().lanes(size)
+
+    @inner
+    def copy(src, src_row, count, D, dst, dst_row):
+        for i in range(count):
+            p, q = src + size * src_row * i, dst + size * dst_row * i
+            for d in range(0, D - W + 1, W):
+                store(load(zeros(1, 1, size), p + size * d, 0), q + size * d, 0)
+            if D % W:
+                d = D // W * W
+                store(load_part(zeros(1, 1, size), (p + size * d, 0, 1, D - d)), q + size * d, 0)
+
+    return copy

@@ -57,15 +57,19 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
         place = _place(mask)
     size = q.element_size()
     entry = kernel("attention", size=size)
-    items = B * N * attention.items(size, T)
     operations = B * N * T * S * (D + Dv) * (1 if causal else 2)
-    tasks = max(1, min(torch.get_num_threads(), items, int(operations / _OPERATIONS_A_TASK)))
+    tasks = max(1, min(torch.get_num_threads(), int(operations / _OPERATIONS_A_TASK)))
+    groups = attention.GROUPS
+    while groups > 1 and B * N * attention.items(size, T, groups) < tasks:
+        groups //= 2
+    items = B * N * attention.items(size, T, groups)
+    tasks = min(tasks, items)
     arguments = (*_place(q), *_place(k), *_place(v), *place, kind, out.data_ptr())
     arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
     need = attention.workspace(size, D, Dv)
     work, start = _workspace(tasks * need, q.dtype)
     work[: tasks * need : need] = _factor(scale, D)
-    calls = [(*arguments, start + i * need * size, i, items, tasks) for i in range(tasks)]
+    calls = [(*arguments, start + i * need * size, groups, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *call) for call in calls])
     return out
 
