@@ -52,14 +52,14 @@ def _version(name):
 
 
 def _commit():
-    """Commit of the checkout that holds this file, with "+changes" where it has any; "" outside a checkout."""
+    """Commit of the checkout that holds this file, with "+changes" where it has any; "" where none holds it."""
 
     def git(*words):
         done = subprocess.run(["git", *words], check=False, cwd=Path(__file__).parent, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
+        commit = git("ls-files", Path(__file__).name) and git("rev-parse", "--short=12", "HEAD")
         return commit and commit + "+changes" * bool(git("status", "--porcelain", "--untracked-files=no"))
     except FileNotFoundError:
         return ""

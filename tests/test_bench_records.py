@@ -97,3 +97,11 @@ def test_missing_peer_says_so(tmp_path, monkeypatch):
     found, absent = grid.pairs("quick")
     assert absent == {"onnxruntime": "not installed: onnx, onnxruntime"}
     assert "onnxruntime" not in {peer for _, peer in found}
+
+
+def test_commit_of_an_unrelated_checkout_is_not_taken(tmp_path, monkeypatch):
+    for folder in ("objects", "refs"):
+        (tmp_path / ".git" / folder).mkdir(parents=True)
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    assert machine.fingerprint(1)["commit"] == ""
