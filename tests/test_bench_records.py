@@ -102,6 +102,6 @@ def test_missing_peer_says_so(tmp_path, monkeypatch):
 def test_commit_of_an_unrelated_checkout_is_not_taken(tmp_path, monkeypatch):
     for folder in ("objects", "refs"):
         (tmp_path / ".git" / folder).mkdir(parents=True)
-    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (tmp_path / ".git" / "HEAD").write_text("1" * 40 + "\n")
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
     assert machine.fingerprint(1)["commit"] == ""
