@@ -1,6 +1,7 @@
 """Recurrent cells, each written once, as plain mathematics for every backend.
 
-A cell's forward takes the input and the recurrent pre-activations apart (a GRU multiplies one of them before adding), and the states:
+A cell's forward takes the states, and the input and the recurrent pre-activations apart: a GRU multiplies one of them
+before it adds the other.
 
     forward(x, u, s)                     -> (next states, saved)
         x, u   G pre-activations: x_t W_ih^T + b_ih and h_{t-1} W_hh^T + b_hh, in `torch.nn`'s gate order
@@ -10,7 +11,7 @@ A cell's forward takes the input and the recurrent pre-activations apart (a GRU 
     backward(ds, saved, s, s_next)       -> (dx, du, direct)
         ds      gradients of the S next states
         dx, du  gradients of x and u; where both are one value, they are the same object
-        direct  gradient of each of the states s by the paths that do not lead through u; None where there is no such path
+        direct  gradient of each of the states s by the paths that do not lead through u; None where there is none
 
 The functions are free in the names below; `bind` gives a backend its own copy of a cell over its own primitives
 (torch functions, Triton functions on blocks, instruction emitters on register tiles). No numeric literals in here: in
@@ -18,9 +19,9 @@ some backends a literal has a dtype of its own. Equations: Elman (1990); Hochrei
 forget gate of Gers et al. (2000); Cho et al. (2014), the reset gate applied after the product, as torch.nn has it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Callable
 
 # Bound by each backend. dsigmoid, dtanh and drelu give the derivative from the function's value.
 sigmoid = tanh = relu = dsigmoid = dtanh = drelu = None

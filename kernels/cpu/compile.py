@@ -1,10 +1,10 @@
 """Compiled kernels, kept on disk.
 
 A kernel module has `ARGUMENTS`, the names of its integer arguments, and `build(**parameters)`, which returns a jitted
-function of them. `kernel(name, **parameters)` compiles one specialisation behind an entry point in a small generated file
-of its own, in a directory keyed by a hash of every kernel source, the versions and the target. So Numba's on-disk cache
-holds: an edit anywhere changes the directory, no two specialisations share a file (Numba would serve one's code for the
-other), and no cached function closes over another (Numba would never find it again).
+function of them. `kernel(name, **parameters)` compiles one specialisation behind an entry point in a small generated
+file of its own, in a directory keyed by a hash of every kernel source, the versions and the target. So Numba's
+on-disk cache holds: an edit anywhere changes the directory, no two specialisations share a file (Numba would serve
+one's code for the other), and no cached function closes over another (Numba would never find it again).
 
 The directory is SEQKERNELS_CACHE_DIR, or `seqkernels` in the user's cache directory, or one in the temporary directory
 where the former cannot be written.
@@ -45,7 +45,7 @@ def entry({arguments}):
 
 
 def kernel(name, **parameters):
-    """The entry point of the kernel module `name` for these parameters: a function of integers that releases the GIL."""
+    """The entry point of the kernel module `name` for these parameters: a function of integers, without the GIL."""
     key = (name, *sorted(parameters.items()))
     entry = _entries.get(key)
     if entry is None:
@@ -120,7 +120,7 @@ def _load(name, parameters):
 
 
 def _write_once(path, text):
-    """Write a file that other processes may be writing too; an existing one is left, since Numba's cache knows its age."""
+    """Write a file that others may be writing too; one that exists is left, since Numba's cache knows its age."""
     if path.exists():
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -1,4 +1,4 @@
-"""How the parts of a kernel are compiled: callable from other compiled code only, so without the wrappers of an entry."""
+"""How the parts of a kernel are compiled: for other compiled code to call, so without the wrappers of an entry."""
 
 from numba import njit
 

@@ -14,7 +14,7 @@ one of the distinct gradients that the cell's backward returns: dx uses `x_slots
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from ..cells import CELLS
 from . import target
@@ -85,7 +85,7 @@ def steps(B):
     return max(1, _CHUNK_ROWS // B)
 
 
-@lru_cache(maxsize=None)
+@cache
 def layout(cell, size, save):
     """The Layout of a cell for inference or, with `save`, for training."""
     cell = CELLS[cell]

@@ -20,7 +20,7 @@ def _masks(frame, rows, columns):
 
 @tile_op
 def load_part(frame):
-    """(tile, (p, stride, rows, columns)) -> the tile at p; what lies outside rows and columns is not read and is zero."""
+    """(tile, (p, stride, rows, columns)) -> the tile at p; outside rows and columns nothing is read: zeros."""
     p, stride, rows, columns = frame.integers
     size = frame.lanes.size
     for i, j, mask in _masks(frame, rows, columns):

@@ -46,8 +46,11 @@ def product(typing, m, n, size, a, stride, K, b):
 
 
 def _emit_product(builder, tile, values, a, stride, K, b):
-    """The vectors `values` plus the product. Few accumulators would leave the multipliers waiting for their own results,
-    so small tiles add up in 2 or 4 chains; a lone row also asks for its weights ahead."""
+    """The vectors `values` plus the product.
+
+    Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains;
+    a lone row also asks for its weights ahead.
+    """
     a, stride, b = Int(builder, a), Int(builder, stride), Int(builder, b)
     row = tile.n * tile.lanes.count * tile.size
     chains = _chains(tile)

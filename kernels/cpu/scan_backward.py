@@ -1,7 +1,7 @@
-"""The recurrence backward over the time steps of one chunk, for any cell: the gates' gradients, and the states' carried on.
+"""The recurrence backward over the steps of one chunk, for any cell: the gates' gradients, and the states' carried on.
 
-Per step and panel of 4 W units: a tile of the next step's gate gradients times W_hh, the cell's backward on its registers,
-its gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`.
+Per step and panel of 4 W units: a tile of the next step's gate gradients times W_hh, the cell's backward on its
+registers, its gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`.
 
 Operations: 2 T B G H H.
 """
@@ -25,9 +25,11 @@ ARGUMENTS = (
     *("c", "c_time"),  # (T, B, H): address, stride of a step
     "gates",  # the saved values of this chunk
     "w_hh",  # packed for "h"
-    *("direct_h", "dc"),  # (B, H) contiguous, in place: gradients carried over a step past the product; dc of c_T, then c_0
+    "direct_h",  # (B, H) contiguous, in place: the gradient of h that is carried over a step past the product
+    "dc",  # (B, H) contiguous, in place: of c_T, then, with step 0, of c_0
     "dh0",  # (B, H) contiguous: written with step 0
-    *("gradients", "later", "later_rows"),  # this chunk's; and those of the step after it, in a chunk of `later_rows` rows
+    "gradients",  # of this chunk
+    *("later", "later_rows"),  # of the step after it, in a chunk of `later_rows` rows
     *("T", "B", "H"),
     *("t0", "count"),  # the chunk's steps
     *("first", "last"),  # rows, on the cuts of B
@@ -61,7 +63,8 @@ def build(cell, size):
             for panel in range(panels):
                 unit = size * PANEL * W * panel
                 slab = PANEL * panel // blocks
-                weights = (later, size * gradient_row * later_rows, product_slabs, w_hh + size * panel_weights * slabs * panel)
+                packed = w_hh + size * panel_weights * slabs * panel
+                weights = (later, size * gradient_row * later_rows, product_slabs, packed)
                 memory = (saved + size * gate_row * rows * slab, size * gate_row * rows)
                 memory_out = (here + size * gradient_row * rows * slab, size * gradient_row * rows)
                 before = (d + unit, d_row, h + unit, h_row, c_before + unit)
@@ -80,7 +83,7 @@ def build(cell, size):
 
 @cache
 def gradient_product(m, shape, slots):
-    """A function ((gradients, slab bytes, slabs, packed), row) -> tile: rows of gradients times packed backward weights."""
+    """A function ((gradients, slab bytes, slabs, packed), row) -> tile: rows of gradients times packed weights."""
     multiply = _slab_product(m, shape, slots)
     size, W, row_elements = shape.size, shape.lanes, shape.gradient_row
     slab_weights = size * PANEL * W * shape.blocks * len(slots) * W
@@ -178,7 +181,8 @@ def _cell_op(name, shape):
     size, W = shape.size, shape.lanes
 
     def op(frame):
-        saved, saved_slab, out, out_slab, d, d_row, h, h_row, c_before, h_next, y_row, c, direct_h, dc, H, left = frame.integers
+        saved, saved_slab, out, out_slab, d, d_row, h, h_row, c_before, *rest = frame.integers
+        h_next, y_row, c, direct_h, dc, H, left = rest
         for j in range(PANEL):
             slab, block = divmod(j, shape.blocks)
             inside, offset = frame.below(left - j * W), j * W * size

@@ -1,10 +1,12 @@
 """The recurrence forward over time, for any cell: gates stay in registers between the product and the cell.
 
-A chunk of whole time steps at a time, the input projections of all its rows are written into the gates' memory, then the
-steps are taken. Per step and slab: a tile of h_{t-1} W_hh^T, the cell on its registers, the states stored. For training
-the cell's saved values replace the pre-activations; all chunks are kept. For inference one chunk is used again and again.
+A chunk of whole time steps at a time, the input projections of all its rows are written into the gates' memory, then
+the steps are taken. Per step and slab: a tile of h_{t-1} W_hh^T, the cell on its registers, the states stored. For
+training the cell's saved values replace the pre-activations; all chunks are kept. For inference one chunk is used
+again and again.
 
-Operations: 2 T B G H (I + H). Bytes from outside the caches: x and y once; the weights once a step where they do not fit.
+Operations: 2 T B G H (I + H). Bytes from outside the caches: x and y once; the weights once a step where they do not
+fit.
 """
 
 from ..cells import CELLS

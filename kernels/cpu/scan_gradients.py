@@ -2,8 +2,9 @@
 
     dx += D W_ih          dW_ih += D^T x          dW_hh += D^T h          db += the sum of D's rows
 
-D are the chunk's gate gradients, just written and still in the cache. Columns of x and h are packed into panels of three
-vectors, so that a product over the chunk's rows reads both operands in order. Operations: 4 rows G H (I + H) less dh's.
+D are the chunk's gate gradients, just written and still in the cache. Columns of x and h are packed into panels of
+three vectors, so that a product over the chunk's rows reads both operands in order. Operations: 4 rows G H (I + H)
+less dh's.
 """
 
 from . import target
@@ -47,8 +48,8 @@ def build(cell, size):
 
     @inner
     def gradients_of(
-        gradients, B, count, x, x_time, x_row, h, h_time, h_row, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh, db,
-        first_chunk, panels, I, H, first, last, slab_first, slab_last
+        gradients, B, count, x, x_time, x_row, h, h_time, h_row, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh,
+        db, first_chunk, panels, I, H, first, last, slab_first, slab_last
     ):  # fmt: skip
         rows, slabs = count * B, -(-H // units)
         slab_bytes = size * gradient_row * rows
@@ -142,7 +143,7 @@ def _into_weights(shape, slots):
 
 
 def _down_rows(m, shape):
-    """A function (a, a_row, rows, b) -> (m lanes of D, _WIDE vectors): over rows, D's lanes as scalars times a packed row."""
+    """A function (a, a_row, rows, b) -> (m lanes of D, _WIDE vectors): D's lanes times packed rows, summed."""
     size, wide = shape.size, _WIDE * shape.lanes
 
     @inner

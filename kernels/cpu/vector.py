@@ -1,8 +1,8 @@
 """Vectors while a kernel is being compiled: ordinary Python operators that emit LLVM instructions.
 
-A `Vector` stands for one register of `lanes` floats, a `Mask` for a lane-wise truth value, an `Int` for a 64-bit integer
-(sizes, and addresses in bytes). Code over them is straight-line Python that runs once, at compile time. No fast-math flag
-but `contract` is used, so NaN and infinities go through as IEEE 754 has them.
+A `Vector` stands for one register of `lanes` floats, a `Mask` for a lane-wise truth value, an `Int` for a 64-bit
+integer (sizes, and addresses in bytes). Code over them is straight-line Python that runs once, at compile time. No
+fast-math flag but `contract` is used, so NaN and infinities go through as IEEE 754 has them.
 """
 
 from llvmlite import ir

@@ -4,9 +4,9 @@ import ctypes
 import weakref
 from threading import Lock
 
-import torch
-
 from seqkernels.kernels.cells import CELLS
+
+from .compiled import compiled
 
 _count = 0
 _cache = {}
@@ -27,8 +27,7 @@ class PackedWeights:
     def __init__(self, cell, weights):
         global _count
         _count += 1
-        per_direction = _per_direction(cell, weights)
-        self.tensors = [_pack_direction(cell, group) for group in per_direction]
+        self.tensors = [_pack_direction(cell, group) for group in per_direction(cell, weights)]
         self.directions = [tuple(t.data_ptr() for t in group) for group in self.tensors]
 
 
@@ -52,14 +51,11 @@ def packed_weights(cell, weights):
 
 def pack_backward(cell, weight, operand):
     """A (G H, K) weight packed for the gates' gradients: operand "h" (W_hh) or "x" (W_ih)."""
-    from seqkernels.kernels.cpu.compile import kernel
-    from seqkernels.kernels.cpu.layout import layout
-
     size = weight.element_size()
     H, K = weight.shape[0] // CELLS[cell].gates, weight.shape[1]
     weight = weight.contiguous()
-    packed = weight.new_empty(layout(cell, size, True).backward_weights(H, K))
-    kernel("pack", cell=cell, size=size, operand=operand)(weight.data_ptr(), packed.data_ptr(), H, K)
+    packed = weight.new_empty(compiled().layout(cell, size, True).backward_weights(H, K))
+    compiled().kernel("pack", cell=cell, size=size, operand=operand)(weight.data_ptr(), packed.data_ptr(), H, K)
     return packed
 
 
@@ -67,9 +63,7 @@ class _Entry:
     """Packed weights with what tells whether they still hold."""
 
     def __init__(self, cell, weights, key):
-        from seqkernels.kernels.cpu.compile import kernel
-
-        self._fingerprint = kernel("fingerprint")
+        self._fingerprint = compiled().kernel("fingerprint")
         self._refs = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
         self._known = [(w.data_ptr(), w._version) for w in weights]
         words = [(w.data_ptr(), w.numel() * w.element_size() // 4 if w.is_contiguous() else 0) for w in weights]
@@ -90,7 +84,7 @@ class _Entry:
         return self._hash() == self._sample
 
 
-def _per_direction(cell, weights):
+def per_direction(cell, weights):
     """The flat list of a layer's weights as groups [w_ih, w_hh] or [w_ih, w_hh, b_ih, b_hh]."""
     rows = weights[0].shape[0]
     biased = len(weights) >= 4 and weights[2].dim() == 1 and weights[2].shape[0] == rows
@@ -99,13 +93,10 @@ def _per_direction(cell, weights):
 
 
 def _pack_direction(cell, group):
-    from seqkernels.kernels.cpu.compile import kernel
-    from seqkernels.kernels.cpu.layout import layout
-
     w_ih, w_hh = group[:2]
     size, H = w_ih.element_size(), w_hh.shape[1]
-    shape = layout(cell, size, False)
-    pack = kernel("pack", cell=cell, size=size, operand="forward")
+    shape = compiled().layout(cell, size, False)
+    pack = compiled().kernel("pack", cell=cell, size=size, operand="forward")
     packed = []
     for matrix in (w_ih, w_hh, *(b.unsqueeze(1) for b in group[2:])):
         matrix = matrix.detach().contiguous()

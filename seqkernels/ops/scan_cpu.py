@@ -1,44 +1,24 @@
-"""The scan on a CPU: allocates, packs, splits over threads, and calls the kernels. Trusts the shapes that it is given.
+"""The scan on a CPU, forward: allocates, packs, splits over threads, and calls the kernel. Trusts its arguments.
 
 All pointers that reach a kernel come from tensors whose extents are fixed here: contiguous ones by their sizes
 (kernels/cpu/layout.py), and x, y and their gradients by (T, B, last dimension of stride 1).
 """
 
-import threading
-
 import torch
 
-from seqkernels.kernels.cells import CELLS
-
 from . import threads
-from .packed import PackedWeights, _per_direction, pack_backward, pack_count, packed_weights
+from .compiled import compiled
+from .packed import PackedWeights, pack_count, packed_weights
+from .scan_cpu_backward import backward
+from .splits import parts_for, row_ranges
+from .workspace import workspace
 
 __all__ = ["backward", "forward", "gates_size", "pack_count", "packed_weights"]
-
-_KEPT_BYTES = 64 << 20
-_WORTH_A_THREAD = 6e7  # operations: about 300 us of one core, against about 75 us to hand work over
-_local = threading.local()
-
-
-def _kernels():
-    """Numba is imported with the first call, not with the library."""
-    global _kernel, _layout, _steps, _rows
-    from seqkernels.kernels.cpu import target
-    from seqkernels.kernels.cpu.compile import kernel
-    from seqkernels.kernels.cpu.layout import layout, steps
-
-    _kernel, _layout, _steps = kernel, layout, steps
-    _rows = target.current().rows
-
-
-_layout = None
 
 
 def gates_size(cell, T, B, H, D, dtype):
     """Elements of the `gates` that `forward(save=True)` returns."""
-    if _layout is None:
-        _kernels()
-    shape = _layout(cell, dtype.itemsize, True)
+    shape = compiled().layout(cell, dtype.itemsize, True)
     return D * T * B * shape.slabs(H) * shape.gate_row
 
 
@@ -49,23 +29,22 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     weights: per direction w_ih (G H, I), w_hh (G H, H) and, or not, b_ih, b_hh (G H). y (T, B, D H) or (B, T, D H);
     h_n, c_n (D, B, H); for save=True c (D, T, B, H) and gates, opaque, for `backward`; what does not exist is empty.
     """
-    if _layout is None:
-        _kernels()
     D, B, H = h0.shape
     time = 1 if batch_first else 0
     T, I = x.shape[time], x.shape[2]
     size = x.element_size()
-    shape = _layout(cell, size, save)
+    shape = compiled().layout(cell, size, save)
     if packed is None:
         packed = PackedWeights(cell, weights)
     y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
     h_n = torch.empty_like(h0)
     c_n = h0.new_empty(0) if c0 is None else torch.empty_like(c0)
     c = h0.new_empty((D, T, B, H) if save and c0 is not None else 0)
-    chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, _steps(B)))
-    gates = x.new_empty(D * chunk) if save else _workspace(D * chunk, x.dtype)
-    scan = _kernel("scan_forward", cell=cell, size=size, save=save)
+    chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
+    gates = x.new_empty(D * chunk) if save else workspace(D * chunk, x.dtype)
+    scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
     x_time, y_time = x.stride(time), y.stride(time)
+    rows = row_ranges(B, shape.vectors, parts_for(2.0 * T * B * shape.gates * H * (I + H)) // D)
     tasks = []
     for d in range(D):
         last = (T - 1) * d  # the second direction starts at the last step
@@ -86,7 +65,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
             *(gates.data_ptr() + size * d * chunk, int(save)),
             *(T, B, I, H),
         )
-        for first, end in _row_ranges(B, shape.vectors, D, 2.0 * T * B * shape.gates * H * (I + H)):
+        for first, end in rows:
             tasks.append((scan, (*arguments, first, end, h_n.data_ptr() + state)))
     _run(tasks)
     if save and c0 is not None:
@@ -96,243 +75,9 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     return y, h_n, c_n, c, gates if save else h0.new_empty(0)
 
 
-def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
-    """dx, dh0, dc0 and the list of the weights' gradients, from the gradients of y, h_n and c_n (each may be None).
-
-    Shapes and strides as in `forward`; `gates` is read only. What is not needed, or does not exist, is None.
-    """
-    if _layout is None:
-        _kernels()
-    D = h0.shape[0]
-    dx = x.new_empty(x.shape) if needs_dx else None
-    if dy is not None and dy.stride(2) != 1:
-        dy = dy.contiguous()
-    groups = _per_direction(cell, weights)
-    results = [
-        _Backward(cell, d, dy, dh_n, dc_n, x, h0, c0, groups[d], y, c, gates, batch_first, dx, needs_dw) for d in range(D)
-    ]
-    _run_backward(results)
-    dh0 = torch.stack([r.dh0 for r in results])
-    dc0 = None if c0 is None else torch.stack([r.dc for r in results])
-    return dx, dh0, dc0, [g for r in results for g in r.weight_gradients()] if needs_dw else None
-
-
-class _Backward:
-    """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
-
-    def __init__(self, cell, d, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, dx, needs_dw):
-        self.cell, self.d, self.weights = cell, d, weights
-        self.time = 1 if batch_first else 0
-        self.T, self.B, self.I, self.H = x.shape[self.time], h0.shape[1], x.shape[2], h0.shape[2]
-        self.size = x.element_size()
-        self.shape = _layout(cell, self.size, True)
-        self.x, self.y, self.dx, self.needs_dw = x, y, dx, needs_dw
-        self.h0, self.c0 = h0[d], None if c0 is None else c0[d]
-        self.c, self.gates = None if c0 is None else c[d], gates
-        zeros = torch.zeros_like(self.h0)
-        self.dy_last = zeros if dh_n is None else dh_n[d].contiguous()
-        if dy is None:
-            self.dy = (zeros.data_ptr(), 0, self.H)
-            self.zeros = zeros
-        else:
-            self.dy = self.steps_of(dy, d * self.H)
-            self.kept_dy = dy
-            step = dy.select(self.time, 0 if d else self.T - 1)[:, d * self.H : (d + 1) * self.H]
-            self.dy_last = step + self.dy_last if dh_n is not None else step.contiguous()
-        self.dh0, self.direct_h = torch.empty_like(self.h0), torch.zeros_like(self.h0)
-        self.dc = None if c0 is None else (torch.zeros_like(self.c0) if dc_n is None else dc_n[d].clone(memory_format=torch.contiguous_format))
-        self.slabs = self.shape.slabs(self.H)
-        self.length = min(self.T, _steps(self.B))
-        self.w_hh = pack_backward(cell, weights[1], "h")
-        self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
-        if needs_dw:
-            self.dw_ih, self.dw_hh = (torch.empty(w.shape, dtype=w.dtype) for w in weights[:2])
-            self.db = x.new_empty(self.slabs * self.shape.gradient_row)
-
-    def steps_of(self, tensor, column=0):
-        """(address, stride of a step, stride of a row) of a (T, B, ...) tensor in this direction's order of steps."""
-        step = tensor.stride(self.time)
-        start = tensor.data_ptr() + self.size * column
-        if self.d:
-            return start + self.size * step * (self.T - 1), -step, tensor.stride(1 - self.time)
-        return start, step, tensor.stride(1 - self.time)
-
-    def shifted(self, tensor, t, column=0):
-        """The same from step t on."""
-        start, step, row = self.steps_of(tensor, column)
-        return start + self.size * step * t, step, row
-
-    def chunks(self):
-        return range((self.T - 1) // self.length * self.length, -1, -self.length)
-
-    def gradient_elements(self):
-        """Elements of the gate gradients of one chunk."""
-        return self.length * self.B * self.slabs * self.shape.gradient_row
-
-    def step_arguments(self, t0, here, later, first, last):
-        """`scan_backward` on the chunk from step t0: gradients go to `here`; `later` are those of the chunk after it."""
-        size, B, H = self.size, self.B, self.H
-        if self.c is None:
-            memory = (0, 0, 0)
-        else:
-            c = self.steps_of_c()
-            memory = (self.c0.data_ptr(), *c)
-        direction = self.gates.data_ptr() + size * self.d * self.T * B * self.slabs * self.shape.gate_row
-        return (
-            *self.dy,
-            self.dy_last.data_ptr(),
-            *self.steps_of(self.y, self.d * H),
-            self.h0.data_ptr(),
-            *memory,
-            direction + size * t0 * B * self.slabs * self.shape.gate_row,
-            self.w_hh.data_ptr(),
-            self.direct_h.data_ptr(),
-            0 if self.dc is None else self.dc.data_ptr(),
-            self.dh0.data_ptr(),
-            *(here, later, self.count(t0 + self.length) * B),
-            *(self.T, B, H, t0, self.count(t0), first, last),
-        )
-
-    def steps_of_c(self):
-        """c (T, B, H) in this direction's order of steps: address and stride of a step."""
-        step = self.B * self.H
-        if self.d:
-            return self.c.data_ptr() + self.size * step * (self.T - 1), -step
-        return self.c.data_ptr(), step
-
-    def count(self, t0):
-        return max(0, min(self.length, self.T - t0))
-
-    def gradient_arguments(self, t0, here, panels, rows, slabs, wants_dx, wants_dw):
-        """`scan_gradients` on the chunk from step t0, for ranges of rows (dx) and slabs (dW)."""
-        h = self.shifted(self.y, t0 - 1, self.d * self.H)
-        dx = (0, 0, 0, 0)
-        if wants_dx:
-            dx = (*self.shifted(self.dx, t0), self.w_ih.data_ptr())
-        weights = (self.dw_ih.data_ptr(), self.dw_hh.data_ptr(), self.db.data_ptr()) if wants_dw else (0, 0, 0)
-        return (
-            *(here, self.B, self.count(t0)),
-            *self.shifted(self.x, t0),
-            *h,
-            self.h0.data_ptr() if t0 == 0 else 0,
-            *dx,
-            self.d,
-            *weights,
-            int(t0 == self.chunks()[0]),
-            panels,
-            *(self.I, self.H, *rows, *slabs),
-        )
-
-    def weight_gradients(self):
-        """The gradients of this direction's weights, in their order."""
-        gradients = [self.dw_ih, self.dw_hh]
-        if len(self.weights) == 4:
-            shape = self.shape
-            sums = self.db.view(self.slabs, shape.blocks, shape.slots, shape.lanes)
-            for slots in (shape.x_slots, shape.u_slots):
-                parts = sums[:, :, list(slots)].permute(2, 0, 1, 3).reshape(len(slots), -1)
-                gradients.append(parts[:, : self.H].reshape(-1))
-        return gradients
-
-
-def _run_backward(directions):
-    """All chunks of all directions: on one thread chunk by chunk, so that the gate gradients stay in the cache; on more,
-    first the steps by rows, then the products by steps and slabs. The sums, and their order, are the same."""
-    one = directions[0]
-    work = 4.0 * one.T * one.B * one.shape.gates * one.H * (one.I + one.H) * len(directions)
-    parts = 1 if work < _WORTH_A_THREAD else torch.get_num_threads()
-    for direction in directions:
-        if parts == 1:
-            _chunk_by_chunk(direction)
-        else:
-            _phase_by_phase(direction, parts)
-
-
-def _panel_elements(direction):
-    wide = 3 * direction.shape.lanes
-    return direction.length * direction.B * -(-max(direction.I, direction.H) // wide) * wide
-
-
-def _chunk_by_chunk(direction):
-    size, elements = direction.size, direction.gradient_elements()
-    steps = _kernel("scan_backward", cell=direction.cell, size=size)
-    products = _kernel("scan_gradients", cell=direction.cell, size=size)
-    workspace = _workspace(2 * elements + _panel_elements(direction), direction.x.dtype)
-    base = workspace.data_ptr()
-    panels = base + size * 2 * elements
-    rows, slabs = (0, direction.B), (0, direction.slabs)
-    wants_dx, wants_dw = direction.dx is not None, direction.needs_dw
-    for index, t0 in enumerate(direction.chunks()):
-        here, later = (base + size * elements * (parity % 2) for parity in (index, index + 1))
-        steps(*direction.step_arguments(t0, here, later, *rows))
-        if wants_dx or wants_dw:
-            products(*direction.gradient_arguments(t0, here, panels, rows, slabs, wants_dx, wants_dw))
-
-
-def _phase_by_phase(direction, parts):
-    size, elements = direction.size, direction.gradient_elements()
-    steps = _kernel("scan_backward", cell=direction.cell, size=size)
-    products = _kernel("scan_gradients", cell=direction.cell, size=size)
-    chunks = list(direction.chunks())
-    panel_elements = _panel_elements(direction)
-    slab_ranges = _split(direction.slabs, parts) if direction.needs_dw else []
-    workspace = _workspace(len(chunks) * elements + len(slab_ranges) * panel_elements, direction.x.dtype)
-    base = workspace.data_ptr()
-    at = {t0: base + size * elements * (t0 // direction.length) for t0 in chunks}
-
-    def take_steps(first, last):
-        for t0 in chunks:
-            steps(*direction.step_arguments(t0, at[t0], at.get(t0 + direction.length, 0), first, last))
-
-    def into_x(first, last):
-        for t0 in chunks:
-            products(*direction.gradient_arguments(t0, at[t0], 0, (first, last), (0, 0), True, False))
-
-    def into_weights(index, slabs):
-        panels = base + size * (len(chunks) * elements + index * panel_elements)
-        for t0 in chunks:
-            products(*direction.gradient_arguments(t0, at[t0], panels, (0, 0), slabs, False, True))
-
-    rows = _cuts(direction.B, 4, parts)
-    threads.run([lambda r=r: take_steps(*r) for r in rows])
-    tasks = [lambda r=r: into_x(*r) for r in rows] if direction.dx is not None else []
-    threads.run(tasks + [lambda i=i, s=s: into_weights(i, s) for i, s in enumerate(slab_ranges)])
-
-
-def _row_ranges(B, vectors, D, work):
-    parts = torch.get_num_threads() // D if work >= _WORTH_A_THREAD else 1
-    return _cuts(B, vectors, parts)
-
-
-def _cuts(B, vectors, parts):
-    """Up to `parts` ranges of rows for tiles `vectors` wide; small batches, which kernels treat as a whole, stay whole."""
-    tile = _rows(vectors)
-    parts = min(parts, B // tile) if B >= 16 else 1
-    if parts <= 1:
-        return [(0, B)]
-    edges = [B // tile * i // parts * tile for i in range(parts)] + [B]
-    return list(zip(edges, edges[1:]))
-
-
-def _split(count, parts):
-    edges = [count * i // parts for i in range(parts + 1)]
-    return [(a, b) for a, b in zip(edges, edges[1:]) if b > a]
-
-
 def _run(tasks):
     if len(tasks) == 1:
         function, arguments = tasks[0]
         function(*arguments)
     else:
         threads.run([lambda f=f, a=a: f(*a) for f, a in tasks])
-
-
-def _workspace(elements, dtype):
-    """Scratch memory of this thread, kept for its next call unless it is large."""
-    count = elements * dtype.itemsize
-    kept = getattr(_local, "workspace", None)
-    if kept is None or kept.numel() < count:
-        kept = torch.empty(count, dtype=torch.uint8)
-        if count <= _KEPT_BYTES:
-            _local.workspace = kept
-    return kept

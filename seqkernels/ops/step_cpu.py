@@ -7,7 +7,8 @@ from functools import cache
 
 import torch
 
-from .scan_cpu import _workspace
+from .compiled import compiled
+from .workspace import workspace
 
 FEW_ROWS = 16  # from here on a scan's work is worth splitting by rows: `scan_cpu.forward`
 
@@ -15,11 +16,8 @@ FEW_ROWS = 16  # from here on a scan's work is worth splitting by rows: `scan_cp
 @cache
 def _kernel(cell, size, H):
     """The scan kernel and the elements of gates that a row of one step needs."""
-    from seqkernels.kernels.cpu.compile import kernel
-    from seqkernels.kernels.cpu.layout import layout
-
-    shape = layout(cell, size, False)
-    return kernel("scan_forward", cell=cell, size=size, save=False), shape.slabs(H) * shape.gate_row
+    shape = compiled().layout(cell, size, False)
+    return compiled().kernel("scan_forward", cell=cell, size=size, save=False), shape.slabs(H) * shape.gate_row
 
 
 def step(cell, packed, x, x_row, B, h, c, y, h_n, c_n):
@@ -30,7 +28,7 @@ def step(cell, packed, x, x_row, B, h, c, y, h_n, c_n):
     """
     size, I, H = x.dtype.itemsize, x.shape[-1], h.shape[-1]
     scan, row = _kernel(cell, size, H)
-    gates = _workspace(row * B, x.dtype).data_ptr()
+    gates = workspace(row * B, x.dtype).data_ptr()
     c, c_n = (0, 0) if c is None else (c.data_ptr(), c_n.data_ptr())
     arguments = (*packed.directions[0], h.data_ptr(), c, y.data_ptr(), 0, H, c_n, 0, gates, 0, 1, B, I, H, 0, B)
     scan(x.data_ptr(), 0, x_row, *arguments, h_n.data_ptr())

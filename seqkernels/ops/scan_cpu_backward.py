@@ -1,0 +1,213 @@
+"""The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
+
+import torch
+
+from . import threads
+from .compiled import compiled
+from .packed import pack_backward, per_direction
+from .splits import parts_for, ranges, row_ranges
+from .workspace import workspace
+
+
+def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
+    """dx, dh0, dc0 and the list of the weights' gradients, from the gradients of y, h_n and c_n (each may be None).
+
+    Shapes and strides as in `forward`; `gates` is read only. What is not needed, or does not exist, is None.
+    """
+    D = h0.shape[0]
+    dx = x.new_empty(x.shape) if needs_dx else None
+    if dy is not None and dy.stride(2) != 1:
+        dy = dy.contiguous()
+    groups = per_direction(cell, weights)
+    shared = (dy, dh_n, dc_n, x, h0, c0)
+    results = [_Backward(cell, d, *shared, groups[d], y, c, gates, batch_first, dx, needs_dw) for d in range(D)]
+    _run_backward(results)
+    dh0 = torch.stack([r.dh0 for r in results])
+    dc0 = None if c0 is None else torch.stack([r.dc for r in results])
+    return dx, dh0, dc0, [g for r in results for g in r.weight_gradients()] if needs_dw else None
+
+
+class _Backward:
+    """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
+
+    def __init__(self, cell, d, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, dx, needs_dw):
+        self.cell, self.d, self.weights = cell, d, weights
+        self.time = 1 if batch_first else 0
+        self.T, self.B, self.I, self.H = x.shape[self.time], h0.shape[1], x.shape[2], h0.shape[2]
+        self.size = x.element_size()
+        self.shape = compiled().layout(cell, self.size, True)
+        self.x, self.y, self.dx, self.needs_dw = x, y, dx, needs_dw
+        self.h0, self.c0 = h0[d], None if c0 is None else c0[d]
+        self.c, self.gates = None if c0 is None else c[d], gates
+        zeros = torch.zeros_like(self.h0)
+        self.dy_last = zeros if dh_n is None else dh_n[d].contiguous()
+        if dy is None:
+            self.dy = (zeros.data_ptr(), 0, self.H)
+            self.zeros = zeros
+        else:
+            self.dy = self.steps_of(dy, d * self.H)
+            self.kept_dy = dy
+            step = dy.select(self.time, 0 if d else self.T - 1)[:, d * self.H : (d + 1) * self.H]
+            self.dy_last = step + self.dy_last if dh_n is not None else step.contiguous()
+        self.dh0, self.direct_h = torch.empty_like(self.h0), torch.zeros_like(self.h0)
+        self.dc = None
+        if c0 is not None:  # carried from step to step in place
+            self.dc = torch.zeros_like(self.c0) if dc_n is None else torch.empty_like(self.c0).copy_(dc_n[d])
+        self.slabs = self.shape.slabs(self.H)
+        self.length = min(self.T, compiled().steps(self.B))
+        self.w_hh = pack_backward(cell, weights[1], "h")
+        self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
+        if needs_dw:
+            self.dw_ih, self.dw_hh = (torch.empty(w.shape, dtype=w.dtype) for w in weights[:2])
+            self.db = x.new_empty(self.slabs * self.shape.gradient_row)
+
+    def steps_of(self, tensor, column=0):
+        """(address, stride of a step, stride of a row) of a (T, B, ...) tensor in this direction's order of steps."""
+        step = tensor.stride(self.time)
+        start = tensor.data_ptr() + self.size * column
+        if self.d:
+            return start + self.size * step * (self.T - 1), -step, tensor.stride(1 - self.time)
+        return start, step, tensor.stride(1 - self.time)
+
+    def shifted(self, tensor, t, column=0):
+        """The same from step t on."""
+        start, step, row = self.steps_of(tensor, column)
+        return start + self.size * step * t, step, row
+
+    def chunks(self):
+        return range((self.T - 1) // self.length * self.length, -1, -self.length)
+
+    def gradient_elements(self):
+        """Elements of the gate gradients of one chunk."""
+        return self.length * self.B * self.slabs * self.shape.gradient_row
+
+    def step_arguments(self, t0, here, later, first, last):
+        """`scan_backward` on the chunk from step t0: gradients go to `here`; `later` are the next chunk's."""
+        size, B, H = self.size, self.B, self.H
+        if self.c is None:
+            memory = (0, 0, 0)
+        else:
+            c = self.steps_of_c()
+            memory = (self.c0.data_ptr(), *c)
+        direction = self.gates.data_ptr() + size * self.d * self.T * B * self.slabs * self.shape.gate_row
+        return (
+            *self.dy,
+            self.dy_last.data_ptr(),
+            *self.steps_of(self.y, self.d * H),
+            self.h0.data_ptr(),
+            *memory,
+            direction + size * t0 * B * self.slabs * self.shape.gate_row,
+            self.w_hh.data_ptr(),
+            self.direct_h.data_ptr(),
+            0 if self.dc is None else self.dc.data_ptr(),
+            self.dh0.data_ptr(),
+            *(here, later, self.count(t0 + self.length) * B),
+            *(self.T, B, H, t0, self.count(t0), first, last),
+        )
+
+    def steps_of_c(self):
+        """c (T, B, H) in this direction's order of steps: address and stride of a step."""
+        step = self.B * self.H
+        if self.d:
+            return self.c.data_ptr() + self.size * step * (self.T - 1), -step
+        return self.c.data_ptr(), step
+
+    def count(self, t0):
+        return max(0, min(self.length, self.T - t0))
+
+    def gradient_arguments(self, t0, here, panels, rows, slabs, wants_dx, wants_dw):
+        """`scan_gradients` on the chunk from step t0, for ranges of rows (dx) and slabs (dW)."""
+        h = self.shifted(self.y, t0 - 1, self.d * self.H)
+        dx = (0, 0, 0, 0)
+        if wants_dx:
+            dx = (*self.shifted(self.dx, t0), self.w_ih.data_ptr())
+        weights = (self.dw_ih.data_ptr(), self.dw_hh.data_ptr(), self.db.data_ptr()) if wants_dw else (0, 0, 0)
+        return (
+            *(here, self.B, self.count(t0)),
+            *self.shifted(self.x, t0),
+            *h,
+            self.h0.data_ptr() if t0 == 0 else 0,
+            *dx,
+            self.d,
+            *weights,
+            int(t0 == self.chunks()[0]),
+            panels,
+            *(self.I, self.H, *rows, *slabs),
+        )
+
+    def weight_gradients(self):
+        """The gradients of this direction's weights, in their order."""
+        gradients = [self.dw_ih, self.dw_hh]
+        if len(self.weights) == 4:
+            shape = self.shape
+            sums = self.db.view(self.slabs, shape.blocks, shape.slots, shape.lanes)
+            for slots in (shape.x_slots, shape.u_slots):
+                parts = sums[:, :, list(slots)].permute(2, 0, 1, 3).reshape(len(slots), -1)
+                gradients.append(parts[:, : self.H].reshape(-1))
+        return gradients
+
+
+def _run_backward(directions):
+    """All chunks of all directions: on one thread chunk by chunk, so that the gate gradients stay in the cache.
+
+    On more threads, first the steps, by rows, then the products, by rows and slabs. The order of every sum is the same.
+    """
+    one = directions[0]
+    work = 4.0 * one.T * one.B * one.shape.gates * one.H * (one.I + one.H) * len(directions)
+    parts = parts_for(work)
+    for direction in directions:
+        if parts == 1:
+            _chunk_by_chunk(direction)
+        else:
+            _phase_by_phase(direction, parts)
+
+
+def _panel_elements(direction):
+    wide = 3 * direction.shape.lanes
+    return direction.length * direction.B * -(-max(direction.I, direction.H) // wide) * wide
+
+
+def _chunk_by_chunk(direction):
+    size, elements = direction.size, direction.gradient_elements()
+    steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
+    products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
+    memory = workspace(2 * elements + _panel_elements(direction), direction.x.dtype)
+    base = memory.data_ptr()
+    panels = base + size * 2 * elements
+    rows, slabs = (0, direction.B), (0, direction.slabs)
+    wants_dx, wants_dw = direction.dx is not None, direction.needs_dw
+    for index, t0 in enumerate(direction.chunks()):
+        here, later = (base + size * elements * (parity % 2) for parity in (index, index + 1))
+        steps(*direction.step_arguments(t0, here, later, *rows))
+        if wants_dx or wants_dw:
+            products(*direction.gradient_arguments(t0, here, panels, rows, slabs, wants_dx, wants_dw))
+
+
+def _phase_by_phase(direction, parts):
+    size, elements = direction.size, direction.gradient_elements()
+    steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
+    products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
+    chunks = list(direction.chunks())
+    panel_elements = _panel_elements(direction)
+    slab_ranges = ranges(direction.slabs, parts) if direction.needs_dw else []
+    memory = workspace(len(chunks) * elements + len(slab_ranges) * panel_elements, direction.x.dtype)
+    base = memory.data_ptr()
+    at = {t0: base + size * elements * (t0 // direction.length) for t0 in chunks}
+
+    def take_steps(first, last):
+        for t0 in chunks:
+            steps(*direction.step_arguments(t0, at[t0], at.get(t0 + direction.length, 0), first, last))
+
+    def into_x(first, last):
+        for t0 in chunks:
+            products(*direction.gradient_arguments(t0, at[t0], 0, (first, last), (0, 0), True, False))
+
+    def into_weights(index, slabs):
+        panels = base + size * (len(chunks) * elements + index * panel_elements)
+        for t0 in chunks:
+            products(*direction.gradient_arguments(t0, at[t0], panels, (0, 0), slabs, False, True))
+
+    rows = row_ranges(direction.B, 4, parts)
+    threads.run([lambda r=r: take_steps(*r) for r in rows])
+    tasks = [lambda r=r: into_x(*r) for r in rows] if direction.dx is not None else []
+    threads.run(tasks + [lambda i=i, s=s: into_weights(i, s) for i, s in enumerate(slab_ranges)])

@@ -1,0 +1,28 @@
+"""How work is split over threads: never so that a bit of the result depends on the number of threads."""
+
+import torch
+
+from .compiled import compiled
+
+_WORTH_A_THREAD = 6e7  # operations: about 300 us of one core, against about 75 us to hand work over
+
+
+def parts_for(operations):
+    """How many parts a piece of work is worth."""
+    return torch.get_num_threads() if operations >= _WORTH_A_THREAD else 1
+
+
+def row_ranges(B, vectors, parts):
+    """Up to `parts` ranges of B rows, on the cuts of tiles `vectors` wide; kernels take fewer than 16 rows whole."""
+    tile = compiled().rows(vectors)
+    parts = min(parts, B // tile) if B >= 16 else 1
+    if parts <= 1:
+        return [(0, B)]
+    edges = [B // tile * i // parts * tile for i in range(parts)] + [B]
+    return list(zip(edges, edges[1:]))
+
+
+def ranges(count, parts):
+    """Up to `parts` ranges of `count` things."""
+    edges = [count * i // parts for i in range(parts + 1)]
+    return [(a, b) for a, b in zip(edges, edges[1:]) if b > a]
