@@ -9,56 +9,59 @@ from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
 from .vector import I64, Int
 
 _AHEAD = 2048  # bytes: how far ahead a lone row asks for its weights
+LINE = 64  # bytes of a cache line
 BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
 
 
 @intrinsic
-def accumulate(typing, acc, a, stride, K, b):
-    """acc (m rows, n vectors) += a (m, K; rows `stride` elements apart) times packed b (K, n W)."""
+def accumulate(typing, acc, a, stride, K, b, ahead):
+    """acc (m rows, n vectors) += a (m, K; rows `stride` elements apart) times packed b (K, n W).
+
+    A tile of many rows asks for a line of memory a term, from `ahead` on: what its successors will need.
+    """
 
     def generate(context, builder, signature, arguments):
-        array, a, stride, K, b = arguments
-        values = _emit_product(builder, acc, unpack(builder, acc, array), a, stride, K, b)
-        return pack(builder, acc, values)
+        array, *operands = arguments
+        return pack(builder, acc, _emit_product(builder, acc, unpack(builder, acc, array), *operands))
 
-    return acc(acc, types.intp, types.intp, types.intp, types.intp), generate
+    return acc(acc, *[types.intp] * 5), generate
 
 
 @intrinsic(prefer_literal=True)
-def product(typing, m, n, size, a, stride, K, b):
+def product(typing, m, n, size, a, stride, K, b, ahead):
     """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size: compile-time constants."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
     row = tile.n * tile.lanes.count * tile.size
 
     def generate(context, builder, signature, arguments):
-        a, stride, K, b = arguments[3:]
+        a, stride, K, b, ahead = arguments[3:]
         zeros = [tile.lanes.constant(0.0)] * (tile.m * tile.n)
 
         def block(k, total):
             left = builder.sub(K, k.value)
             terms = builder.select(builder.icmp_signed("<", left, I64(BLOCK)), left, I64(BLOCK))
-            here = (Int(builder, a) + k * tile.size).value, stride, terms, (Int(builder, b) + k * row).value
-            return _sum(builder, total, _emit_product(builder, tile, zeros, *here))
+            here = [(Int(builder, p) + k * bytes_).value for p, bytes_ in ((a, tile.size), (b, row), (ahead, LINE))]
+            return _sum(builder, total, _emit_product(builder, tile, zeros, here[0], stride, terms, *here[1:]))
 
         return pack(builder, tile, _loop(builder, 0, K, BLOCK, zeros, block))
 
-    return tile(m, n, size, *[types.intp] * 4), generate
+    return tile(m, n, size, *[types.intp] * 5), generate
 
 
-def _emit_product(builder, tile, values, a, stride, K, b):
+def _emit_product(builder, tile, values, a, stride, K, b, ahead):
     """The vectors `values` plus the product.
 
     Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains;
     a lone row also asks for its weights ahead.
     """
-    a, stride, b = Int(builder, a), Int(builder, stride), Int(builder, b)
+    a, stride, b, ahead = (Int(builder, v) for v in (a, stride, b, ahead))
     row = tile.n * tile.lanes.count * tile.size
     chains = _chains(tile)
     count = tile.m * tile.n
 
     def terms(k, values):
         if tile.m == 1:
-            for line in range(0, chains * row, 64):
+            for line in range(0, chains * row, LINE):
                 emit_prefetch(builder, b + k * row + (_AHEAD + line))
         return [
             v
@@ -70,6 +73,8 @@ def _emit_product(builder, tile, values, a, stride, K, b):
         ]  # fmt: skip
 
     def term(k, values):
+        if chains == 1:
+            emit_prefetch(builder, ahead + k * LINE)
         return emit_outer(builder, tile, values, a + k * tile.size, stride, b + k * row)
 
     if chains == 1:
@@ -117,7 +122,7 @@ def by_rows(make, n):
     """A function (first, last, B, arguments) that runs make(m)'s `tile(row, arguments)` over rows first ... last - 1.
 
     The B rows are cut into tiles of `target.rows(n)`, then 4, 2 and 1. The cut depends on B alone: `first` and `last`
-    must be on it (`kernels.cpu.product.cuts`), and the same row is then summed in the same order whoever computes it.
+    must be on it, and the same row is then summed in the same order whoever computes it.
     """
     M = target.current().rows(n)
     most, four, two, one = make(M), make(min(4, M)), make(min(2, M)), make(1)

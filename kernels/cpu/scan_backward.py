@@ -13,7 +13,7 @@ from .inner import inner
 from .layout import PANEL, layout
 from .parts import load_part, store_part
 from .primitives import on_vectors
-from .product import BLOCK, accumulate, by_rows
+from .product import BLOCK, LINE, accumulate, by_rows
 from .tiles import add, tile_op, zeros
 from .vector import select
 
@@ -64,7 +64,8 @@ def build(cell, size):
                 unit = size * PANEL * W * panel
                 slab = PANEL * panel // blocks
                 packed = w_hh + size * panel_weights * slabs * panel
-                weights = (later, size * gradient_row * later_rows, product_slabs, packed)
+                following = w_hh + size * panel_weights * slabs * (panel + 1 if panel + 1 < panels else 0)
+                weights = (later, size * gradient_row * later_rows, product_slabs, packed, following)
                 memory = (saved + size * gate_row * rows * slab, size * gate_row * rows)
                 memory_out = (here + size * gradient_row * rows * slab, size * gradient_row * rows)
                 before = (d + unit, d_row, h + unit, h_row, c_before + unit)
@@ -75,7 +76,8 @@ def build(cell, size):
         if t0 == 0:
             for panel in range(panels):
                 unit = size * PANEL * W * panel
-                weights = (later, size * gradient_row * later_rows, slabs, w_hh + size * panel_weights * slabs * panel)
+                packed = w_hh + size * panel_weights * slabs * panel
+                weights = (later, size * gradient_row * later_rows, slabs, packed, packed)
                 into_h0(first, last, B, (weights, direct_h + unit, dh0 + unit, H, H - PANEL * W * panel))
 
     return scan
@@ -83,21 +85,28 @@ def build(cell, size):
 
 @cache
 def gradient_product(m, shape, slots):
-    """A function ((gradients, slab bytes, slabs, packed), row) -> tile: rows of gradients times packed weights."""
+    """A function (operands, row) -> tile: a row of tiles of gradients times packed weights.
+
+    operands: gradients, the bytes of a slab of them, slabs, one panel of weights, the panel that will follow.
+    """
     multiply = _slab_product(m, shape, slots)
     size, W, row_elements = shape.size, shape.lanes, shape.gradient_row
     slab_weights = size * PANEL * W * shape.blocks * len(slots) * W
+    lines = size * PANEL * W // LINE  # of a term's weights
+    slab_lines = slab_weights // lines
     group = max(1, BLOCK * size * PANEL * W // slab_weights)
 
     @inner
     def run(operands, row):
-        gradients, slab_bytes, slabs, packed = operands
+        gradients, slab_bytes, slabs, packed, following = operands
         a = gradients + size * row_elements * row
+        share = slabs * slab_lines * (row // m)  # each tile asks for its part of what follows
+        ahead = following + share if row < m * lines else packed
         total = zeros(m, PANEL, size)
         for first in range(0, slabs, group):
             block = zeros(m, PANEL, size)
             for slab in range(first, min(first + group, slabs)):
-                block = multiply(block, a + slab_bytes * slab, packed + slab_weights * slab)
+                block = multiply(block, a + slab_bytes * slab, packed + slab_weights * slab, ahead + slab_lines * slab)
             total = add(total, block)
         return total
 
@@ -105,7 +114,7 @@ def gradient_product(m, shape, slots):
 
 
 def _slab_product(m, shape, slots):
-    """A function (acc, a, b): acc += one slab's part of rows of gradients times its packed weights."""
+    """A function (acc, a, b, ahead): acc += one slab's part of rows of gradients times its packed weights."""
     size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
     K, row_slots, vectors = len(slots) * W, shape.slots, size * PANEL * W
     runs = _runs(slots)
@@ -113,17 +122,18 @@ def _slab_product(m, shape, slots):
     if K * blocks == row_elements:
 
         @inner
-        def run(acc, a, b):
-            return accumulate(acc, a, row_elements, row_elements, b)
+        def run(acc, a, b, ahead):
+            return accumulate(acc, a, row_elements, row_elements, b, ahead)
 
     else:
 
         @inner
-        def run(acc, a, b):
+        def run(acc, a, b, ahead):
             for block in range(blocks):
                 for start, length, place in runs:
                     source = a + size * W * (block * row_slots + start)
-                    acc = accumulate(acc, source, row_elements, length * W, b + vectors * (block * K + place * W))
+                    first = block * K + place * W
+                    acc = accumulate(acc, source, row_elements, length * W, b + vectors * first, ahead + LINE * first)
             return acc
 
     return run

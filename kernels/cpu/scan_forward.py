@@ -15,7 +15,7 @@ from .layout import layout
 from .layout import steps as chunk_steps
 from .parts import load_part, store_part
 from .primitives import on_vectors
-from .product import by_rows, product
+from .product import LINE, by_rows, product
 from .tiles import add, load, tile_op, zeros
 
 ARGUMENTS = (
@@ -33,12 +33,12 @@ ARGUMENTS = (
 
 def build(cell, size, save):
     shape = layout(cell, size, save)
-    n, W, units = shape.vectors, shape.lanes, shape.slab_units
-    gate_row = shape.gate_row
+    n, units = shape.vectors, shape.slab_units
+    gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
     project = by_rows(lambda m: _project(m, shape, size), n)
     step = by_rows(lambda m: _step(m, shape, size, _cell_op(cell, shape, save)), n)
     steps = inner(chunk_steps)
-    copy_rows = _copy_rows(size, W)
+    copy_rows = _copy_rows(size, shape.lanes)
 
     @inner
     def input_part(x, x_time, x_row, w_ih, b_ih, gates, t0, count, B, I, H, first, last):
@@ -46,7 +46,7 @@ def build(cell, size, save):
         rows = count * B
         for slab in range(-(-H // units)):
             target = gates + size * gate_row * rows * slab
-            weights = (I, w_ih + size * W * n * I * slab, b_ih + size * W * n * slab)
+            weights = (I, w_ih + panel * I * slab, b_ih + panel * slab)
             if B == 1:
                 project(0, count, count, (x + size * x_time * t0, x_time, target, *weights))
             elif x_time == B * x_row and last - first == B and B < 16:
@@ -73,7 +73,8 @@ def build(cell, size, save):
                 for slab in range(slabs):
                     unit = size * units * slab
                     row = chunk + size * gate_row * B * (count * slab + t - t0)
-                    weights = (w_hh + size * W * n * H * slab, b_hh + size * W * n * slab)
+                    following = w_hh + panel * H * (slab + 1 if slab + 1 < slabs else 0)
+                    weights = (w_hh + panel * H * slab, following, b_hh + panel * slab)
                     states = (y + size * y_time * t + unit, y_row, c_before + unit, c + size * c_time * t + unit)
                     step(first, last, B, (h, h_row, unit, *weights, row, *states, H, H - units * slab))
         copy_rows(y + size * y_time * (T - 1), y_row, h_n, H, first, last)
@@ -108,7 +109,7 @@ def _project(m, shape, size):
     @inner
     def tile(row, arguments):
         x, x_row, gates, I, w_ih, b_ih = arguments
-        acc = product(m, n, size, x + size * x_row * row, x_row, I, w_ih)
+        acc = product(m, n, size, x + size * x_row * row, x_row, I, w_ih, w_ih)
         store_gates(add(acc, load(acc, b_ih, 0)), (gates + size * gate_row * row,))
 
     return tile
@@ -116,12 +117,15 @@ def _project(m, shape, size):
 
 def _step(m, shape, size, cell_op):
     n, gate_row = shape.vectors, shape.gate_row
+    lines = size * n * shape.lanes // LINE  # of a term's weights
 
     @inner
     def tile(row, arguments):
-        h, h_row, unit, w_hh, b_hh, gates, y, y_row, c_before, c, H, units_left = arguments
+        h, h_row, unit, w_hh, following, b_hh, gates, y, y_row, c_before, c, H, units_left = arguments
         h = h + size * h_row * row
-        acc = product(m, n, size, h, h_row, H, w_hh)
+        share = LINE * H * (row // m)  # each tile asks for its part of what follows
+        ahead = following + share if row < m * lines else w_hh
+        acc = product(m, n, size, h, h_row, H, w_hh, ahead)
         c_row = size * H * row
         states = (h + unit, h_row, y + size * y_row * row, y_row, c_before + c_row, c + c_row, H)
         cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, units_left))

@@ -11,9 +11,9 @@ from . import target
 from .inner import inner
 from .layout import PANEL, layout
 from .parts import load_part, store_part
-from .product import by_rows
+from .product import LINE, by_rows
 from .scan_backward import gradient_product
-from .tiles import add, load, outer, store, zeros
+from .tiles import add, load, outer, prefetch, store, zeros
 
 _WIDE = 3  # vectors of a weight gradient tile
 _BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
@@ -59,15 +59,15 @@ def build(cell, size):
                 weights, left = w_ih + size * panel_weights * slabs * panel, I - column
                 if B == 1:
                     place = (dx + size * column, dx_time, left, dx_add)
-                    into_x(0, count, count, ((gradients, slab_bytes, slabs, weights), *place))
+                    into_x(0, count, count, ((gradients, slab_bytes, slabs, weights, weights), *place))
                 elif dx_time == B * dx_row and last - first == B and B < 16:
                     place = (dx + size * column, dx_row, left, dx_add)
-                    into_x(0, rows, rows, ((gradients, slab_bytes, slabs, weights), *place))
+                    into_x(0, rows, rows, ((gradients, slab_bytes, slabs, weights, weights), *place))
                 else:
                     for step in range(count):
                         here = gradients + size * gradient_row * B * step
                         place = (dx + size * (dx_time * step + column), dx_row, left, dx_add)
-                        into_x(first, last, B, ((here, slab_bytes, slabs, weights), *place))
+                        into_x(first, last, B, ((here, slab_bytes, slabs, weights, weights), *place))
         slab_range = (slab_first, slab_last)
         if dw_ih:
             into_biases(gradients, slab_bytes, rows, db, first_chunk, slab_range)
@@ -121,7 +121,7 @@ def _into_weights(shape, slots):
     size, W, blocks, units, row_slots = shape.size, shape.lanes, shape.blocks, shape.slab_units, shape.slots
     gradient_row, wide = shape.gradient_row, _WIDE * shape.lanes
     m = min(target.current().rows(_WIDE), W)
-    multiply = _down_rows(m, shape)
+    multiply, ask = _down_rows(m, shape), _ask_for(m, shape)
 
     @inner
     def run(gradients, slab_bytes, rows, panels, dw, N, H, first_chunk, slab_range):
@@ -134,12 +134,26 @@ def _into_weights(shape, slots):
                             unit = slab * units + block * W + lane
                             a = gradients + slab_bytes * slab + size * ((block * row_slots + slot) * W + lane)
                             place = (dw + size * ((gate * H + unit) * N + wide * panel), N, H - unit, N - wide * panel)
+                            ask(place)
                             acc = multiply(a, gradient_row, rows, b)
                             if not first_chunk:
                                 acc = add(acc, load_part(acc, place))
                             store_part(acc, place)
 
     return run
+
+
+def _ask_for(m, shape):
+    """A function (place) that prefetches a tile of the weights' gradients, which is added to only at the end."""
+    size, width = shape.size, shape.size * _WIDE * shape.lanes
+
+    @inner
+    def ask(place):
+        for row in range(m):
+            for line in range(0, width, LINE):
+                prefetch(place[0] + size * place[1] * row + line)
+
+    return ask
 
 
 def _down_rows(m, shape):

@@ -8,7 +8,6 @@ from llvmlite import ir
 from . import target
 from .inner import inner
 from .parts import load_part, store_part
-from .product import accumulate
 from .softmax import reciprocal
 from .tiles import add, load, outer, store, tile_op, transpose, zeros
 from .vector import I8, I32, Mask, call, fma, maximum, select
@@ -95,6 +94,27 @@ def finish(n, size):
     return write
 
 
+def _products(m, n, size):
+    """The sum over i < count of m numbers, `stride` apart from a + i step on, times row i of n vectors at b."""
+    row = n * target.current().lanes(size) * size
+    two = m * n <= target.current().registers // 4  # one chain of so few would wait for its own results
+
+    @inner
+    def products(a, step, stride, b, count):
+        even, odd = zeros(m, n, size), zeros(m, n, size)
+        for i in range(1, count, 2):
+            even = outer(even, a + size * step * (i - 1), stride, b + row * (i - 1))
+            if two:
+                odd = outer(odd, a + size * step * i, stride, b + row * i)
+            else:
+                even = outer(even, a + size * step * i, stride, b + row * i)
+        if count % 2:
+            even = outer(even, a + size * step * (count - 1), stride, b + row * (count - 1))
+        return add(even, odd) if two else even
+
+    return products
+
+
 def scores(n, size):
     """Scores of `count` keys: p[key][query], and the highest of each query raised to theirs."""
     m = target.current().rows(n)
@@ -114,7 +134,7 @@ def scores(n, size):
 
 
 def _score_tile(m, n, size):
-    width = n * target.current().lanes(size)
+    width, products = n * target.current().lanes(size), _products(m, n, size)
 
     @tile_op
     def plain(frame):
@@ -133,10 +153,10 @@ def _score_tile(m, n, size):
 
     @inner
     def tile(k, k_row, D, qt, added, diagonal, p, highest):
-        acc = accumulate(zeros(m, n, size), k, k_row, min(D, SUMMED), qt)
+        acc = products(k, 1, k_row, qt, min(D, SUMMED))
         for d in range(SUMMED, D, SUMMED):
             store(acc, p, width)
-            acc = accumulate(zeros(m, n, size), k + size * d, k_row, min(D - d, SUMMED), qt + size * width * d)
+            acc = products(k + size * d, 1, k_row, qt + size * width * d, min(D - d, SUMMED))
             acc = add(acc, load(acc, p, width))
         if added:
             acc = add(acc, load(zeros(m, n, size), added, width))
@@ -180,7 +200,7 @@ def add_values(n, size):
 
 
 def _value_tile(m, n, size):
-    width = n * target.current().lanes(size)
+    width, products = n * target.current().lanes(size), _products(m, n, size)
 
     @tile_op
     def rescale(frame):
@@ -193,9 +213,7 @@ def _value_tile(m, n, size):
 
     @inner
     def tile(v, v_row, count, p, ot, alpha, new):
-        acc = zeros(m, n, size)
-        for i in range(count):
-            acc = outer(acc, v + size * v_row * i, 1, p + size * width * i)
+        acc = products(v, v_row, 1, p, count)
         if not new:
             acc = rescale(acc, (ot, alpha))
         store(acc, ot, width)

@@ -11,7 +11,7 @@ from .compiled import compiled
 from .packed import PackedWeights, pack_count, packed_weights
 from .scan_cpu_backward import backward
 from .splits import parts_for, row_ranges
-from .workspace import workspace
+from .workspace import on_huge_pages, workspace
 
 __all__ = ["backward", "forward", "gates_size", "pack_count", "packed_weights"]
 
@@ -36,12 +36,12 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     shape = compiled().layout(cell, size, save)
     if packed is None:
         packed = PackedWeights(cell, weights)
-    y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
+    y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
     h_n = torch.empty_like(h0)
     c_n = h0.new_empty(0) if c0 is None else torch.empty_like(c0)
-    c = h0.new_empty((D, T, B, H) if save and c0 is not None else 0)
+    c = on_huge_pages(h0.new_empty((D, T, B, H) if save and c0 is not None else 0))
     chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
-    gates = x.new_empty(D * chunk) if save else workspace(D * chunk, x.dtype)
+    gates = on_huge_pages(x.new_empty(D * chunk)) if save else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
     x_time, y_time = x.stride(time), y.stride(time)
     rows = row_ranges(B, shape.vectors, parts_for(2.0 * T * B * shape.gates * H * (I + H)) // D)

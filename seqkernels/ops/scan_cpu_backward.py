@@ -6,7 +6,7 @@ from . import threads
 from .compiled import compiled
 from .packed import pack_backward, per_direction
 from .splits import parts_for, ranges, row_ranges
-from .workspace import workspace
+from .workspace import on_huge_pages, workspace
 
 
 def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
@@ -15,7 +15,7 @@ def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first,
     Shapes and strides as in `forward`; `gates` is read only. What is not needed, or does not exist, is None.
     """
     D = h0.shape[0]
-    dx = x.new_empty(x.shape) if needs_dx else None
+    dx = on_huge_pages(x.new_empty(x.shape)) if needs_dx else None
     if dy is not None and dy.stride(2) != 1:
         dy = dy.contiguous()
     groups = per_direction(cell, weights)
