@@ -75,6 +75,14 @@ def tensor_reason(name, x) -> str | None:
     return None
 
 
+def state_dtypes(input, states):
+    """Raises RuntimeError, as torch does, but with the dtypes in it, for a state of another dtype than the input's."""
+    if isinstance(input, Tensor) and not torch._C._is_any_autocast_enabled():
+        for s in states or ():
+            if s.dtype != input.dtype:
+                raise RuntimeError(f"Input and hx must have the same dtype, got input {input.dtype} and hx {s.dtype}")
+
+
 def scan_arguments(cell, x, h_0, c_0, weights, batch_first):
     """(T, B, H, D) of a layer, or the error that names what is wrong with it.
 

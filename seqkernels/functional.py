@@ -182,6 +182,8 @@ def scaled_dot_product_attention(
     Returns (B, N, T, E). "auto" and no kernel: torch's own function, with its errors. Raises NotImplementedError for
     impl="kernel" where no kernel serves the call.
     """
+    if key.dim() > 1 and value.dim() > 1 and key.shape[-2] != value.shape[-2]:  # which torch reads past the end for
+        raise RuntimeError(f"Expected key and value to have the same length, got {key.shape[-2]} and {value.shape[-2]}")
     reasons = attention_reasons(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if not _use_kernel(impl, reasons):
         run = reference.scaled_dot_product_attention if impl == "reference" else F.scaled_dot_product_attention

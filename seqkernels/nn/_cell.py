@@ -104,6 +104,7 @@ class Cell:
         return self._cell == "rnn_sigmoid" or _check.vmapped()
 
     def _fallback(self, input, hx):
+        _check.state_dtypes(input, self._given_states(hx))
         return _by_reference.cell(self, input, hx) if self.uses_reference() else super().forward(input, hx)
 
 

@@ -203,4 +203,5 @@ class Recurrent:
         return self.mode == "RNN_SIGMOID" or (_check.vmapped() and not self.proj_size)
 
     def _fallback(self, input, hx):
+        _check.state_dtypes(input, self._given_states(hx))
         return _by_reference.recurrent(self, input, hx) if self.uses_reference() else super().forward(input, hx)
