@@ -11,7 +11,16 @@ from . import library, models
 LONGEST = 2**14 + 64
 
 
-class StreamRunner:
+class Runner:
+    """burst: steps that are timed together."""
+
+    burst = 4
+
+    def back_to(self, position):
+        """Forgets the steps after `position`, where a step's cost depends on it."""
+
+
+class StreamRunner(Runner):
     """The LSTM model on seqkernels.Stream."""
 
     def __init__(self, source, model):
@@ -64,7 +73,7 @@ class CellRunner(StreamRunner):
         return list(self.carried)
 
 
-class CacheRunner:
+class CacheRunner(Runner):
     """The GPT model with a key/value cache: N heads, up to `longest` positions, a layer's cache (2,1,N,longest,D)."""
 
     def __init__(self, source, model, longest=LONGEST):
@@ -79,6 +88,9 @@ class CacheRunner:
         for cache, pair in zip(self.cache, kept):
             for part, values in zip(cache, pair):
                 part[:, :, : self.position] = values
+
+    def back_to(self, position):
+        self.position = position
 
     def step(self, token):
         x, end = self.model.start(token[None], self.position), self.position + 1
@@ -97,8 +109,10 @@ class CacheRunner:
         return 2 * len(self.model.blocks) * position * self.model.width * 4
 
 
-class RecomputeRunner:
+class RecomputeRunner(Runner):
     """The GPT model that keeps only the tokens and computes everything again."""
+
+    burst = 1
 
     def __init__(self, source, model):
         self.model = model

@@ -51,8 +51,8 @@ def test_a_curve_stops_where_a_token_would_take_too_long(tmp_path, monkeypatch):
         def step(self, token):
             return None
 
-    def measured(steps):
-        return {name: [2.0 * (len(slow.tokens) / 100) ** 2 for _ in range(3)] for name in steps}
+    def measured(group, token, position):
+        return {name: [2.0 * (position / 100) ** 2 for _ in range(3)] for name in group}
 
     slow = Slow(None, None)
     monkeypatch.setattr(generation, "runners", lambda: {"slow": slow})
