@@ -2,8 +2,17 @@
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet, _dispatch_keys, _dispatch_tls_local_include_set
+from torch._C import (
+    DispatchKey,
+    DispatchKeySet,
+    _dispatch_keys,
+    _dispatch_tls_local_include_set,
+    _is_any_autocast_enabled,
+    _is_torch_function_mode_enabled,
+)
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.nn import Parameter
 
 from seqkernels.kernels.cells import CELLS
 
@@ -26,28 +35,30 @@ _PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect
 def plain_thread():
     """True where a call runs at once and as written: no compiler, tracer, transform, mode, autocast or forward AD."""
     return not (
-        torch.compiler.is_compiling()
+        is_compiling()
         or _dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
-        or torch._C._is_torch_function_mode_enabled()
-        or torch._C._is_any_autocast_enabled()
+        or _is_torch_function_mode_enabled()
+        or _is_any_autocast_enabled()
         or forward_ad._current_level >= 0
     )
 
 
-def plain_tensor(x, dtype):
-    """True for a dense CPU torch.Tensor (or Parameter) of this dtype whose memory is what it shows."""
-    return (
-        (type(x) is Tensor or type(x) is torch.nn.Parameter)
-        and x.dtype is dtype
-        and _dispatch_keys(x).raw_repr() in _PLAIN_TENSOR
-    )
+def plain(dtype, *tensors):
+    """True for dense CPU torch.Tensors (or Parameters) of this dtype whose memory is what they show."""
+    for x in tensors:
+        kind = type(x)
+        if (kind is not Tensor and kind is not Parameter) or x.dtype is not dtype:
+            return False
+        if _dispatch_keys(x).raw_repr() not in _PLAIN_TENSOR:
+            return False
+    return True
 
 
 def thread_reason() -> str | None:
     """Why no kernel runs under what is active in this thread, or None."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return "autocast is active" if torch.is_autocast_enabled("cpu") else None
-    if torch._C._is_any_autocast_enabled():
+    if _is_any_autocast_enabled():
         return "autocast is active"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform (vmap, grad, jvp, ...) is active"
@@ -77,7 +88,7 @@ def tensor_reason(name, x) -> str | None:
 
 def state_dtypes(input, states):
     """Raises RuntimeError, as torch does, but with the dtypes in it, for a state of another dtype than the input's."""
-    if isinstance(input, Tensor) and not torch._C._is_any_autocast_enabled():
+    if isinstance(input, Tensor) and not _is_any_autocast_enabled():
         for s in states or ():
             if s.dtype != input.dtype:
                 raise RuntimeError(f"Input and hx must have the same dtype, got input {input.dtype} and hx {s.dtype}")

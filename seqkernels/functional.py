@@ -196,7 +196,6 @@ def scaled_dot_product_attention(
 
 
 def _plain(query, key, value, mask):
-    dtype = query.dtype
-    if not (_check.plain_thread() and all(_check.plain_tensor(t, dtype) for t in (query, key, value))):
+    if not (_check.plain_thread() and _check.plain(query.dtype, query, key, value)):
         return False
-    return mask is None or _check.plain_tensor(mask, mask.dtype)
+    return mask is None or _check.plain(mask.dtype, mask)

@@ -48,7 +48,7 @@ class Stream:
         """y (B, H), or (H,) for x (I,): the last layer's output, in a buffer that the next call overwrites."""
         if x.shape != self._shape:
             self._start(x)
-        plain = self._served and _check.plain_thread() and _check.plain_tensor(x, self._dtype)
+        plain = self._served and _check.plain_thread() and _check.plain(self._dtype, x)
         if plain and self._refresh():
             self._step(x)
         else:

@@ -157,6 +157,6 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return torch.softmax(scores, -1)
 
     def _plain(self, q, k, v, mask):
-        if not (_check.plain_thread() and all(_check.plain_tensor(t, q.dtype) for t in (q, k, v))):
+        if not (_check.plain_thread() and _check.plain(q.dtype, q, k, v)):
             return False
-        return mask is None or _check.plain_tensor(mask, mask.dtype)
+        return mask is None or _check.plain(mask.dtype, mask)

@@ -76,9 +76,8 @@ class Cell:
         states = self._given_states(hx)
         if states is None or dtype not in _check.SERVED_DTYPES:
             return False
-        for tensor in (input, *states):
-            if not _check.plain_tensor(tensor, dtype):
-                return False
+        if not _check.plain(dtype, input, *states):
+            return False
         if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
             return False
         return self._size_reason(input, states) is None

@@ -155,14 +155,11 @@ class Recurrent:
     def _is_short(self, input, hx, weights):
         """True for a call that the driver can take as it is: dense tensors, right sizes, no gradient to record."""
         dtype = weights[0].dtype
-        if self.proj_size or dtype not in _check.SERVED_DTYPES or not _check.plain_tensor(input, dtype):
-            return False
         states = self._given_states(hx)
-        if states is None:
+        if states is None or self.proj_size or dtype not in _check.SERVED_DTYPES:
             return False
-        for s in states:
-            if not _check.plain_tensor(s, dtype):
-                return False
+        if not _check.plain(dtype, input, *states):
+            return False
         if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
             return False
         return self._size_reason(input, states) is None

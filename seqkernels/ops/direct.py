@@ -40,7 +40,7 @@ def packed_weights(cell, I, h, weights, D=1):
     Raises as `_check.layer_weights` does.
     """
     _check.layer_weights(cell, I, h, weights, D)
-    if not all(_check.plain_tensor(w, h.dtype) for w in weights):
+    if not _check.plain(h.dtype, *weights):
         return None
     packed = drivers()[0].packed_weights(cell, weights)
     packed.checked = (I, h.shape[-1], h.dtype)
