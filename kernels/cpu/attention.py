@@ -38,7 +38,7 @@ ARGUMENTS = (
     *("first", "last", "step"),  # which items to compute, of `items(size, T, groups)` for each head
 )
 BLOCK = 96  # keys
-GROUPS = 4
+GROUPS = 8
 
 
 def vectors():

@@ -6,9 +6,8 @@ sums of the values.
 
 from llvmlite import ir
 
-from .softmax import reciprocal, reference
+from .softmax import exp, reciprocal, reference
 from .tiles import tile_op
-from .vecmath import exp
 from .vector import I8, I32, call, fma, maximum, select
 
 

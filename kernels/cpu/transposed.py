@@ -14,6 +14,7 @@ from .vector import I8, I32, Mask, call, fma, maximum, select
 
 NO_MASK, BOOLS, FLOATS = 0, 1, 2
 SUMMED = 64  # dimensions that are added up one after the other; the rounding of longer sums would show
+_FEW = 8  # accumulators that would wait for their own results
 
 
 def pack_queries(n, size):
@@ -97,22 +98,25 @@ def finish(n, size):
 def _products(m, n, size):
     """The sum over i < count of m numbers, `stride` apart from a + i step on, times row i of n vectors at b."""
     row = n * target.current().lanes(size) * size
-    two = m * n <= target.current().registers // 4  # one chain of so few would wait for its own results
 
     @inner
-    def products(a, step, stride, b, count):
+    def one_chain(a, step, stride, b, count):
+        acc = zeros(m, n, size)
+        for i in range(count):
+            acc = outer(acc, a + size * step * i, stride, b + row * i)
+        return acc
+
+    @inner
+    def two_chains(a, step, stride, b, count):
         even, odd = zeros(m, n, size), zeros(m, n, size)
         for i in range(1, count, 2):
             even = outer(even, a + size * step * (i - 1), stride, b + row * (i - 1))
-            if two:
-                odd = outer(odd, a + size * step * i, stride, b + row * i)
-            else:
-                even = outer(even, a + size * step * i, stride, b + row * i)
+            odd = outer(odd, a + size * step * i, stride, b + row * i)
         if count % 2:
             even = outer(even, a + size * step * (count - 1), stride, b + row * (count - 1))
-        return add(even, odd) if two else even
+        return add(even, odd)
 
-    return products
+    return two_chains if m * n <= _FEW else one_chain
 
 
 def scores(n, size):
