@@ -5,7 +5,7 @@ A curve is {position: samples of the cost}. P positions, R resamples.
 
 import numpy as np
 
-ASYMPTOTIC_FACTOR = 16
+ASYMPTOTIC_FACTOR = 8
 RESAMPLES = 1000
 TAIL = 0.025
 
@@ -20,7 +20,7 @@ def _logs(curve, seed=0):
 
 
 def asymptotic(curve):
-    """The part of a curve within a factor of 16 of its last position."""
+    """The part of a curve within a factor of 8 of its last position."""
     return {p: samples for p, samples in curve.items() if p * ASYMPTOTIC_FACTOR >= max(curve)}
 
 
