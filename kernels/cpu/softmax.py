@@ -1,8 +1,8 @@
 """The pieces of an online softmax that the attention kernels share.
 
 A running maximum and sum go with each row of scores; a block of keys raises the maximum, and what was added up before
-is scaled by `alpha`. Infinities keep their meaning: a row of scores -inf has the
-reference 0, so its exponentials are 0 and not NaN, and a sum of 0 gives an output of 0, as in torch.
+is scaled by `alpha`. Infinities keep their meaning: a row of scores -inf has the reference 0, so its exponentials are 0
+and not NaN, and a sum of 0 gives an output of 0, as in torch.
 """
 
 from . import target
