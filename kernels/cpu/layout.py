@@ -20,6 +20,7 @@ from ..cells import CELLS
 from . import target
 
 PANEL = 4  # vectors of a backward tile
+WIDE = 2  # vectors of a tile of a weight's gradient: its columns are wasted past the last multiple
 _CHUNK_ROWS = 192
 
 
@@ -67,6 +68,11 @@ class Layout:
 
     def slabs(self, H):
         return -(-H // self.slab_units)
+
+    @property
+    def wide(self):
+        """Columns of a tile of a weight's gradient."""
+        return WIDE * self.lanes
 
     def panels(self, columns):
         return -(-columns // (PANEL * self.lanes))

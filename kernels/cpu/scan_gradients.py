@@ -3,19 +3,18 @@
     dx += D W_ih          dW_ih += D^T x          dW_hh += D^T h          db += the sum of D's rows
 
 D are the chunk's gate gradients, just written and still in the cache. Columns of x and h are packed into panels of
-three vectors, so that a product over the chunk's rows reads both operands in order. Operations: 4 rows G H (I + H)
+two vectors, so that a product over the chunk's rows reads both operands in order. Operations: 4 rows G H (I + H)
 less dh's.
 """
 
 from . import target
 from .inner import inner
-from .layout import PANEL, layout
+from .layout import PANEL, WIDE, layout
 from .parts import load_part, store_part
 from .product import LINE, by_rows
 from .scan_backward import gradient_product
 from .tiles import add, load, outer, prefetch, store, zeros
 
-_WIDE = 3  # vectors of a weight gradient tile
 _BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
 
 ARGUMENTS = (
@@ -96,8 +95,8 @@ def _into_x(m, shape):
 
 
 def _pack_columns(shape):
-    """Rows (step, b) of a (count, B, N) operand as panels [panel][row][_WIDE W], zero past N."""
-    size, wide = shape.size, _WIDE * shape.lanes
+    """Rows (step, b) of a (count, B, N) operand as panels [panel][row][WIDE W], zero past N."""
+    size, wide = shape.size, shape.wide
 
     @inner
     def pack(a, a_time, a_row, first_step, B, count, N, panels):
@@ -109,7 +108,7 @@ def _pack_columns(shape):
                 if step == 0 and first_step:
                     source, stride = first_step, N
                 for b in range(B):
-                    part = load_part(zeros(1, _WIDE, size), (source + size * (stride * b + column), 0, 1, N - column))
+                    part = load_part(zeros(1, WIDE, size), (source + size * (stride * b + column), 0, 1, N - column))
                     store(part, target, 0)
                     target += size * wide
 
@@ -119,8 +118,8 @@ def _pack_columns(shape):
 def _into_weights(shape, slots):
     """dW (gates * H, N) (+)= D^T panels, for a range of slabs."""
     size, W, blocks, units, row_slots = shape.size, shape.lanes, shape.blocks, shape.slab_units, shape.slots
-    gradient_row, wide = shape.gradient_row, _WIDE * shape.lanes
-    m = min(target.current().rows(_WIDE), W)
+    gradient_row, wide = shape.gradient_row, shape.wide
+    m = min(1 << (target.current().rows(WIDE).bit_length() - 1), W)  # a divisor of W
     multiply, ask = _down_rows(m, shape), _ask_for(m, shape)
 
     @inner
@@ -145,7 +144,7 @@ def _into_weights(shape, slots):
 
 def _ask_for(m, shape):
     """A function (place) that prefetches a tile of the weights' gradients, which is added to only at the end."""
-    size, width = shape.size, shape.size * _WIDE * shape.lanes
+    size, width = shape.size, shape.size * shape.wide
 
     @inner
     def ask(place):
@@ -157,14 +156,14 @@ def _ask_for(m, shape):
 
 
 def _down_rows(m, shape):
-    """A function (a, a_row, rows, b) -> (m lanes of D, _WIDE vectors): D's lanes times packed rows, summed."""
-    size, wide = shape.size, _WIDE * shape.lanes
+    """A function (a, a_row, rows, b) -> (m lanes of D, WIDE vectors): D's lanes times packed rows, summed."""
+    size, wide = shape.size, shape.wide
 
     @inner
     def multiply(a, a_row, rows, b):
-        total = zeros(m, _WIDE, size)
+        total = zeros(m, WIDE, size)
         for first in range(0, rows, _BLOCK):
-            block = zeros(m, _WIDE, size)
+            block = zeros(m, WIDE, size)
             for row in range(first, min(first + _BLOCK, rows)):
                 block = outer(block, a + size * a_row * row, 1, b + size * wide * row)
             total = add(total, block)

@@ -11,7 +11,7 @@ from .compiled import compiled
 from .packed import PackedWeights, pack_count, packed_weights
 from .scan_cpu_backward import backward
 from .splits import parts_for, row_ranges
-from .workspace import on_huge_pages, workspace
+from .workspace import leased, on_huge_pages, workspace
 
 __all__ = ["backward", "forward", "gates_size", "pack_count", "packed_weights"]
 
@@ -39,9 +39,9 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
     h_n = torch.empty_like(h0)
     c_n = h0.new_empty(0) if c0 is None else torch.empty_like(c0)
-    c = on_huge_pages(h0.new_empty((D, T, B, H) if save and c0 is not None else 0))
+    c = leased(D * T * B * H if save and c0 is not None else 0, x.dtype)
     chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
-    gates = on_huge_pages(x.new_empty(D * chunk)) if save else workspace(D * chunk, x.dtype)
+    gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
     x_time, y_time = x.stride(time), y.stride(time)
     rows = row_ranges(B, shape.vectors, parts_for(2.0 * T * B * shape.gates * H * (I + H)) // D)
@@ -69,6 +69,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
             tasks.append((scan, (*arguments, first, end, h_n.data_ptr() + state)))
     _run(tasks)
     if save and c0 is not None:
+        c = c.view(D, T, B, H)
         c_n[0].copy_(c[0, T - 1])
         if D == 2:
             c_n[1].copy_(c[1, 0])

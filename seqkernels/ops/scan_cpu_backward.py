@@ -163,7 +163,7 @@ def _run_backward(directions):
 
 
 def _panel_elements(direction):
-    wide = 3 * direction.shape.lanes
+    wide = direction.shape.wide
     return direction.length * direction.B * -(-max(direction.I, direction.H) // wide) * wide
 
 

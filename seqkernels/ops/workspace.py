@@ -1,16 +1,22 @@
-"""Memory for kernels: fresh memory costs a page fault every 4 KiB, so scratch is kept and large outputs get huge pages."""
+"""Memory for kernels. Fresh memory costs a page fault every 4 KiB, a good part of a long training step, so scratch and
+what a forward saves for its backward are used again, and large outputs are put on huge pages."""
 
 import ctypes
+import math
 import sys
 import threading
 from functools import cache
 
+import numpy as np
 import torch
 
-_KEPT_BYTES = 64 << 20
+_SCRATCH_BYTES = 64 << 20  # the most that a thread keeps
+_BLOCK_BYTES = 4 << 20  # from here on memory is leased
+_IDLE_BYTES = 512 << 20  # the most that waits for its next use
 _HUGE_PAGE = 2 << 20
 _MADV_HUGEPAGE = 14
 _local = threading.local()
+_idle = []  # blocks that wait, the oldest first
 
 
 def workspace(elements, dtype):
@@ -19,9 +25,42 @@ def workspace(elements, dtype):
     kept = getattr(_local, "kept", None)
     if kept is None or kept.numel() < count:
         kept = on_huge_pages(torch.empty(count, dtype=torch.uint8))
-        if count <= _KEPT_BYTES:
+        if count <= _SCRATCH_BYTES:
             _local.kept = kept
     return kept
+
+
+def leased(elements, dtype):
+    """A tensor (elements,) whose memory, if it is large, is used again once the tensor is gone."""
+    count = elements * dtype.itemsize
+    if count < _BLOCK_BYTES:
+        return torch.empty(elements, dtype=dtype)
+    lease = np.ndarray.__new__(_Lease, count, np.uint8, _block(count))
+    tensor = torch.frombuffer(lease, dtype=dtype)
+    if torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory:
+        tensor.fill_(math.nan)  # as torch.empty does
+    return tensor
+
+
+class _Lease(np.ndarray):
+    """The memory of a leased tensor, which holds the one reference to it."""
+
+    def __del__(self, idle=_idle, most=_IDLE_BYTES):
+        idle.append(self.base)
+        while sum(block.nbytes for block in idle) > most:
+            idle.pop(0)
+
+
+def _block(count):
+    """The smallest idle block that has room for `count` bytes without wasting half of itself, or a new one."""
+    fitting = [block for block in _idle if count <= block.nbytes <= 2 * count]
+    for block in sorted(fitting, key=lambda block: block.nbytes):
+        try:
+            del _idle[next(i for i, other in enumerate(_idle) if other is block)]
+        except (IndexError, StopIteration):
+            continue  # another thread took it
+        return block
+    return on_huge_pages(torch.empty(count, dtype=torch.uint8)).numpy()
 
 
 def on_huge_pages(tensor):
