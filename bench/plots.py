@@ -71,6 +71,7 @@ def training(axes, data):
 
 def time_a_token(axes, data):
     """Seconds of one more token against its position, with 95% intervals."""
+    drawn = []
     for name, curve in data["generation"]["curves"].items():
         positions = [int(p) for p in curve["seconds"]]
         middle, low, high = zip(*curve["seconds"].values())
@@ -78,8 +79,10 @@ def time_a_token(axes, data):
         if curve["exponent"]:
             line["label"] += f"  ∝ T^{curve['exponent'][0]:.2f}"
         axes.plot(positions, middle, **line)
+        drawn += middle
         axes.fill_between(positions, low, high, color=line["color"], alpha=0.15, linewidth=0)
     axes.set_yscale("log")
+    axes.set_ylim(min(drawn) / 2, 3 * max(drawn))
     _positions(axes, _all_positions(data))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     _axis(axes.yaxis, "s")
