@@ -196,7 +196,7 @@ def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
         )
     grads = iter(grads)
     ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
-    return None, ddy, ddh_n, ddc_n, None, gh_0, gc_0, gweights, None, None, None, None, None, None
+    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None, None
 
 
 def _differentiable(*tensors):
