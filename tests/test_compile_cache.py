@@ -12,9 +12,9 @@ RUN = """
 import sys, torch
 from seqkernels.ops import scan_cpu
 from seqkernels.kernels.cpu import compile
-torch.manual_seed(0)
-x, h = torch.randn(3, 2, 5), torch.zeros(1, 2, 6)
 for cell in sys.argv[1:]:
+    torch.manual_seed(0)
+    x, h = torch.randn(3, 2, 5), torch.zeros(1, 2, 6)
     gates = {"rnn_tanh": 1, "lstm": 4, "gru": 3}[cell]
     weights = [torch.randn(6 * gates, 5) / 4, torch.randn(6 * gates, 6) / 4]
     y = scan_cpu.forward(cell, x, h, h if cell == "lstm" else None, weights, False, False)[0]
@@ -30,7 +30,9 @@ def run(environment, *cells, **more):
         RUN,
         *cells,
     ]  # from a folder that holds no package: it would come before PYTHONPATH
-    done = subprocess.run(command, env={**environment, **more}, cwd=sys.prefix, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**environment, **more}, cwd=sys.prefix, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     *results, compiled = done.stdout.strip().splitlines()
     _, count, directory = compiled.split()
@@ -50,6 +52,15 @@ def test_a_second_process_compiles_nothing_and_every_cell_gets_its_own_code(envi
     assert again == results and len({r.split()[1] for r in results}) == 3
 
 
+@pytest.mark.parametrize("order", [("lstm", "gru"), ("gru", "lstm")], ids=["lstm first", "gru first"])
+def test_kernels_compiled_apart_do_not_mix_in_a_third_process(environment, order):
+    """Numba counts its symbols anew in every process: two kernels' parts must not meet under one name."""
+    apart = [run(environment, cell) for cell in order]
+    together, count, _ = run(environment, *order)
+    assert count == 0
+    assert together == [line for results, _, _ in apart for line in results]
+
+
 def test_an_edit_of_a_source_is_compiled_anew(environment, tmp_path):
     """A copy of the package whose cells are edited shares the cache directory and must not share the code."""
     from seqkernels import kernels
@@ -64,6 +75,18 @@ def test_an_edit_of_a_source_is_compiled_anew(environment, tmp_path):
     edited, count_edited, directory_edited = run(here, "rnn_tanh")
     assert directory_edited != directory and count_edited == count
     assert edited != results
+
+
+def test_what_is_compiled_while_the_sources_change_is_not_found_again(environment, monkeypatch, tmp_path):
+    from seqkernels.kernels.cpu import compile
+
+    monkeypatch.setattr(compile, "directory", lambda: tmp_path)
+    monkeypatch.setattr(compile, "_entries", {})
+    compile.kernel("pack", cell="gru", size=8, operand="x")
+    assert list(tmp_path.glob("pack*.py"))
+    monkeypatch.setattr(compile, "_sources_at_start", "of another time")
+    compile.kernel("pack", cell="gru", size=8, operand="h")
+    assert [path.stem for path in tmp_path.glob("pack*.py")] == ["pack__cell_gru__operand_x__size_8"]
 
 
 def test_numbas_own_settings_are_left_alone(environment, tmp_path):
@@ -83,5 +106,7 @@ def test_an_unwritable_home_falls_back_to_the_temporary_directory(environment, t
 def test_no_writable_directory_is_a_clear_error(environment, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     blocked = {**environment, "SEQKERNELS_CACHE_DIR": str(tmp_path / "file")}
-    done = subprocess.run([sys.executable, "-c", RUN, "rnn_tanh"], env=blocked, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "rnn_tanh"], env=blocked, capture_output=True, text=True, check=False
+    )
     assert "set SEQKERNELS_CACHE_DIR" in done.stderr

@@ -4,7 +4,8 @@ A kernel module has `ARGUMENTS`, the names of its integer arguments, and `build(
 function of them. `kernel(name, **parameters)` compiles one specialisation behind an entry point in a small generated
 file of its own, in a directory keyed by a hash of every kernel source, the versions and the target. So Numba's
 on-disk cache holds: an edit anywhere changes the directory, no two specialisations share a file (Numba would serve
-one's code for the other), and no cached function closes over another (Numba would never find it again).
+one's code for the other), no cached function closes over another (Numba would never find it again), and no two
+compilations share a symbol (inner.py).
 
 The directory is SEQKERNELS_CACHE_DIR, or `seqkernels` in the user's cache directory, or one in the temporary directory
 where the former cannot be written.
@@ -21,6 +22,7 @@ from pathlib import Path
 from threading import RLock
 
 from . import target
+from .inner import signed
 
 _SOURCES = Path(__file__).resolve().parent.parent
 _lock = RLock()
@@ -66,18 +68,24 @@ def specialisations():
     return sorted(" ".join([key[0], *(f"{n}={v}" for n, v in key[1:])]) for key in _entries)
 
 
-@lru_cache(maxsize=1)
-def directory():
-    """The directory of this version's compiled kernels, made if need be."""
+def _hash_of_sources():
     digest = hashlib.sha256()
     for path in sorted(_SOURCES.rglob("*.py")):
         digest.update(str(path.relative_to(_SOURCES)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+_sources_at_start = _hash_of_sources()
+
+
+@lru_cache(maxsize=1)
+def directory():
+    """The directory of this version's compiled kernels, made if need be."""
     import llvmlite
     import numba
 
     versions = (platform.python_version(), numba.__version__, llvmlite.__version__, target.current())
-    digest.update(repr(versions).encode())
-    name = digest.hexdigest()[:20]
+    name = hashlib.sha256(repr((_sources_at_start, versions)).encode()).hexdigest()[:20]
     tried = []
     for root in _roots():
         try:
@@ -115,7 +123,10 @@ def _load(name, parameters):
     spec = importlib.util.spec_from_file_location(f"_seqkernels_generated.{stem}", path)
     generated = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = generated
-    spec.loader.exec_module(generated)
+    with signed():
+        spec.loader.exec_module(generated)
+    if _hash_of_sources() != _sources_at_start:  # edited under a running process: not to be found again
+        path.unlink(missing_ok=True)
     return generated.entry
 
 

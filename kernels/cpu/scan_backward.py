@@ -40,8 +40,9 @@ def build(cell, size):
     shape = layout(cell, size, True)
     W, units, gate_row, gradient_row = shape.lanes, shape.slab_units, shape.gate_row, shape.gradient_row
     cell_op = _cell_op(cell, shape)
-    back = by_rows(lambda m: _step(m, shape, cell_op), PANEL)
-    into_h0 = by_rows(lambda m: _into_h0(m, shape), PANEL)
+    multiply = cache(lambda m: gradient_product(m, shape, shape.u_slots))
+    back = by_rows(lambda m: _step(m, shape, multiply(m), cell_op), PANEL)
+    into_h0 = by_rows(lambda m: _into_h0(m, shape, multiply(m)), PANEL)
     blocks = shape.blocks
     panel_weights = PANEL * W * len(shape.u_slots) * units  # elements a slab
 
@@ -83,7 +84,6 @@ def build(cell, size):
     return scan
 
 
-@cache
 def gradient_product(m, shape, slots):
     """A function (operands, row) -> tile: a row of tiles of gradients times packed weights.
 
@@ -150,8 +150,7 @@ def _runs(slots):
     return tuple(tuple(run) for run in runs)
 
 
-def _step(m, shape, cell_op):
-    multiply = gradient_product(m, shape, shape.u_slots)
+def _step(m, shape, multiply, cell_op):
     size, gate_row, gradient_row = shape.size, shape.gate_row, shape.gradient_row
 
     @inner
@@ -169,8 +168,7 @@ def _step(m, shape, cell_op):
     return tile
 
 
-def _into_h0(m, shape):
-    multiply = gradient_product(m, shape, shape.u_slots)
+def _into_h0(m, shape, multiply):
     size, has_direct_h = shape.size, shape.has_direct_h
 
     @inner

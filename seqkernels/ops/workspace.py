@@ -64,7 +64,7 @@ def _block(count):
 
 
 def on_huge_pages(tensor):
-    """The tensor itself; if it is large and its memory new, the system is advised to back it with huge pages (Linux)."""
+    """The tensor itself; where it is large, the system is advised to back new memory with huge pages (Linux)."""
     count = tensor.numel() * tensor.element_size()
     if count >= 4 * _HUGE_PAGE and _advise() is not None:
         first = -(-tensor.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
