@@ -6,7 +6,7 @@ import importlib
 import torch
 
 from .. import _check
-from .packed import _cache
+from .packed import cached_weights
 from .scan import readable, through_operator
 
 _drivers = None  # scan_cpu and step_cpu, once they are needed
@@ -27,10 +27,8 @@ def known_weights(cell, weights, I, H, dtype):
 
     The cache knows weights by identity, address and contents, so that they need not be looked at again.
     """
-    entry = _cache.get((cell, *map(id, weights)))
-    if entry is None or not entry.holds(weights):
-        return None
-    return entry.packed if getattr(entry.packed, "checked", None) == (I, H, dtype) else None
+    packed = cached_weights(cell, weights)
+    return packed if packed is not None and packed.checked == (I, H, dtype) else None
 
 
 def packed_weights(cell, I, h, weights, D=1):
@@ -63,7 +61,7 @@ def scan(cell, x, h_0, c_0, weights, batch_first):
     x = readable(x)
     D, B, H = h_0.shape
     if D == 1 and B < step_cpu.FEW_ROWS and x.shape[1 if batch_first else 0] == 1:
-        y = x.new_empty((B, 1, H) if batch_first else (1, B, H))
+        y = x.new_empty((B, 1, H)) if batch_first and B > 1 else torch.empty_like(h_0)
         h_n, c_n = torch.empty_like(h_0), None if c_0 is None else torch.empty_like(c_0)
         step_cpu.step(cell, packed, x, x.stride(0 if batch_first else 1), B, h_0, c_0, y, h_n, c_n)
         return y, h_n, c_n

@@ -2,7 +2,9 @@
 
 import ctypes
 import weakref
-from threading import Lock
+from operator import attrgetter
+
+import torch
 
 from seqkernels.kernels.cells import CELLS
 
@@ -10,7 +12,7 @@ from .compiled import compiled
 
 _count = 0
 _cache = {}
-_lock = Lock()
+_pointer, _version = torch.Tensor.data_ptr, attrgetter("_version")
 
 
 def pack_count():
@@ -21,8 +23,11 @@ def pack_count():
 class PackedWeights:
     """The forward weights of one layer, packed: for each of its D directions (w_ih, w_hh, b_ih, b_hh) addresses.
 
-    `directions[d]` are four addresses; `tensors` keeps the memory they point into.
+    `directions[d]` are four addresses; `tensors` keeps the memory they point into. `checked` is for the caller: what it
+    knows about the weights.
     """
+
+    checked = None
 
     def __init__(self, cell, weights):
         global _count
@@ -39,14 +44,18 @@ def packed_weights(cell, weights):
     """
     if any(w.is_inference() for w in weights):
         return PackedWeights(cell, weights)
-    key = (cell, *map(id, weights))
-    entry = _cache.get(key)
-    if entry is not None and entry.holds(weights):
-        return entry.packed
-    entry = _Entry(cell, weights, key)
-    with _lock:
-        _cache[key] = entry
-    return entry.packed
+    packed = cached_weights(cell, weights)
+    if packed is None:
+        key = (cell, *map(id, weights))
+        entry = _cache[key] = _Entry(cell, weights, key)
+        packed = entry.packed
+    return packed
+
+
+def cached_weights(cell, weights):
+    """The PackedWeights in the cache for these tensors, if they are unchanged, or None."""
+    entry = _cache.get((cell, *map(id, weights)))
+    return entry.packed if entry is not None and entry.holds(weights) else None
 
 
 def pack_backward(cell, weight, operand):
@@ -63,25 +72,23 @@ class _Entry:
     """Packed weights with what tells whether they still hold."""
 
     def __init__(self, cell, weights, key):
-        self._fingerprint = compiled().kernel("fingerprint")
-        self._refs = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
-        self._known = [(w.data_ptr(), w._version) for w in weights]
+        # The entry leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
+        self._alive = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
+        self._pointers, self._versions = tuple(map(_pointer, weights)), tuple(map(_version, weights))
         words = [(w.data_ptr(), w.numel() * w.element_size() // 4 if w.is_contiguous() else 0) for w in weights]
         self._block = (ctypes.c_int64 * (2 * len(words)))(*(v for pair in words for v in pair))
-        self._arguments = (ctypes.addressof(self._block), len(words))
-        self._sample = self._hash()
+        self._hash = ctypes.c_int64()
+        self._fingerprint = compiled().kernel("fingerprint")
+        self._arguments = (ctypes.addressof(self._block), len(words), ctypes.addressof(self._hash))
+        self._fingerprint(*self._arguments)
+        self._sample = self._hash.value
         self.packed = PackedWeights(cell, weights)
 
-    def _hash(self):
-        result = ctypes.c_int64()
-        self._fingerprint(*self._arguments, ctypes.addressof(result))
-        return result.value
-
     def holds(self, weights):
-        for w, ref, (pointer, version) in zip(weights, self._refs, self._known):
-            if ref() is not w or w._version != version or w.data_ptr() != pointer:
-                return False
-        return self._hash() == self._sample
+        if tuple(map(_pointer, weights)) != self._pointers or tuple(map(_version, weights)) != self._versions:
+            return False
+        self._fingerprint(*self._arguments)
+        return self._hash.value == self._sample
 
 
 def per_direction(cell, weights):

@@ -26,12 +26,12 @@ def step(cell, packed, x, x_row, B, h, c, y, h_n, c_n):
     x: B rows of I elements, x_row elements apart; h, c (B, H); all contiguous but for x's rows; c and c_n None
     without c.
     """
-    size, I, H = x.dtype.itemsize, x.shape[-1], h.shape[-1]
-    scan, row = _kernel(cell, size, H)
+    I, H = packed.checked[:2]
+    scan, row = _kernel(cell, x.element_size(), H)
     gates = workspace(row * B, x.dtype).data_ptr()
     c, c_n = (0, 0) if c is None else (c.data_ptr(), c_n.data_ptr())
-    arguments = (*packed.directions[0], h.data_ptr(), c, y.data_ptr(), 0, H, c_n, 0, gates, 0, 1, B, I, H, 0, B)
-    scan(x.data_ptr(), 0, x_row, *arguments, h_n.data_ptr())
+    states = (h.data_ptr(), c, y.data_ptr(), 0, H, c_n, 0)
+    scan(x.data_ptr(), 0, x_row, *packed.directions[0], *states, gates, 0, 1, B, I, H, 0, B, h_n.data_ptr())
 
 
 class Steps:
