@@ -43,6 +43,23 @@ def crossing(cross, generation):
     return value if value == low == high else f"{value} ({low} to {high})"
 
 
+class ReportError(Exception):
+    """There is nothing to report, or no place for it; the message says what is needed."""
+
+
+def render(template, **content):
+    """A template of this package with its content; `.html.j2` escapes."""
+    return _environment().get_template(template).render(**content)
+
+
+def load(folder):
+    """The report's content, from the results.jsonl of a folder. Raises ReportError where there is none."""
+    found = records.read(Path(folder) / records.FILE)
+    if not found:
+        raise ReportError(f"no {records.FILE} in {folder}: seqkernels bench --out {folder} writes one")
+    return summarise(found[0], found[1:])
+
+
 def _environment():
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -68,14 +85,11 @@ def _plain(value):
 def write(folder):
     """Writes report.json, report.md, report.html and plots/ into `folder` from its results.jsonl; returns the data."""
     folder = Path(folder)
-    header, *items = records.read(folder / records.FILE)
-    data = summarise(header, items)
+    data = load(folder)
     drawn = plots.draw(data, folder / "plots")
     inlined = {name: base64.b64encode(path.read_bytes()).decode("ascii") for name, path in drawn.items()}
     files = {name: path.relative_to(folder).as_posix() for name, path in drawn.items()}
-    environment = _environment()
     for name, images in (("report.html", inlined), ("report.md", files)):
-        text = environment.get_template(f"{name}.j2").render(data=data, images=images)
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(render(f"{name}.j2", data=data, images=images), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(_plain(data), indent=1) + "\n", encoding="utf-8")
     return data

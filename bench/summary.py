@@ -103,13 +103,12 @@ def race_rows(records):
     return rows
 
 
-def _contest(target, rows):
-    """The rows that a target is about: those of its peer, or of each case's fastest peer."""
-    covered = [row for row in rows if target.covers(Case(**row["case"]))]
-    if target.peer != "best":
-        return [row for row in covered if row["peer"] == target.peer]
+def against(peer, rows):
+    """The rows against a peer, one a case; "best": against the fastest peer, or one without a time where there is any."""
+    if peer != "best":
+        return [row for row in rows if row["peer"] == peer]
     fastest = {}
-    for row in covered:
+    for row in rows:
         best = fastest.get(row["name"])
         if best is None or row["status"] != "ok" or (best["status"] == "ok" and row["ratio"][0] < best["ratio"][0]):
             fastest[row["name"]] = row
@@ -118,7 +117,7 @@ def _contest(target, rows):
 
 def _figures(target, rows):
     """(row name, figure, peer, why there is none) for each row of a target, or for the mean over them."""
-    contest = _contest(target, rows)
+    contest = against(target.peer, [row for row in rows if target.covers(Case(**row["case"]))])
     good = [row for row in contest if row["status"] == "ok"]
     yield from ((row["name"], None, row["peer"], row["status"]) for row in contest if row["status"] != "ok")
     if target.mean and good:

@@ -7,8 +7,8 @@ carries the interleaved ratio to torch, with its 95% interval, in its extra_info
 import pytest
 import torch
 
-from . import problems, providers, timing
-from .cases import select
+from seqkernels.bench import problems, providers, timing
+from seqkernels.bench.cases import select
 
 CASES = select("default")
 RATIO_SECONDS = 0.5

@@ -13,7 +13,8 @@ def interleave(calls, seconds):
     """Times every call in turn, round after round, in an order that reverses each round (AB, BA, ...).
 
     calls: functions without arguments. seconds: how long to go on; at least 7 rounds are made.
-    Returns one list per call of seconds a call, one figure a round. Short calls are repeated within a sample.
+    Returns one list per call of seconds a call, one figure a round, five digits of it. Short calls are repeated within
+    a sample.
     """
     repeats = [_repeats(call) for call in calls]
     rounds = [[] for _ in calls]
@@ -21,7 +22,7 @@ def interleave(calls, seconds):
     stop = time.perf_counter() + seconds
     while len(rounds[0]) < MIN_ROUNDS or (time.perf_counter() < stop and len(rounds[0]) < MAX_ROUNDS):
         for index in order:
-            rounds[index].append(_sample(calls[index], repeats[index]))
+            rounds[index].append(float(f"{_sample(calls[index], repeats[index]):.5g}"))
         order.reverse()
     return rounds
 

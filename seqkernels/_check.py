@@ -29,6 +29,7 @@ def _keys(*names):
 # Dispatch keys of a dense CPU tensor without views in disguise (negation, zero tensors, wrappers, nesting, other
 # layouts), and of an inference tensor; then the keys a thread adds when no mode, transform or tracer is active.
 _PLAIN_TENSOR = {_keys("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"), _keys("CPU", "AutocastCPU")}
+_PLAIN_TYPES = (Tensor, Parameter)
 _PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect")}
 
 
@@ -46,10 +47,7 @@ def plain_thread():
 def plain(dtype, *tensors):
     """True for dense CPU torch.Tensors (or Parameters) of this dtype whose memory is what they show."""
     for x in tensors:
-        kind = type(x)
-        if (kind is not Tensor and kind is not Parameter) or x.dtype is not dtype:
-            return False
-        if _dispatch_keys(x).raw_repr() not in _PLAIN_TENSOR:
+        if type(x) not in _PLAIN_TYPES or x.dtype is not dtype or _dispatch_keys(x).raw_repr() not in _PLAIN_TENSOR:
             return False
     return True
 

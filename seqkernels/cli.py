@@ -1,8 +1,9 @@
-"""The `seqkernels` command: `seqkernels bench` measures and reports, `seqkernels check` compares exact counters."""
+"""The `seqkernels` command: `bench` measures and reports, `report` reports again, `check` compares exact counters."""
 
 import argparse
 import importlib.util
 import sys
+from pathlib import Path
 
 EXTRAS = ("matplotlib", "jinja2", "rich", "scipy")
 
@@ -39,6 +40,9 @@ def parser():
         choices=("training", "generation", "endurance", "race"),
         help="this study alone; may be repeated",
     )
+    report = commands.add_parser("report", help="write the report of recorded results again")
+    report.add_argument("folder", metavar="DIR", help="holds results.jsonl, as seqkernels bench --out DIR wrote it")
+    report.add_argument("--readme", metavar="FILE", help="put the results into the block that FILE keeps for them")
     check = commands.add_parser("check", help="compare exact counters with what is recorded")
     check.add_argument("action", nargs="?", choices=("record",), help="record what is measured as the expectation")
     return top
@@ -49,13 +53,23 @@ def _missing():
 
 
 def _bench(arguments):
-    missing = _missing()
-    if missing:
-        print(f"seqkernels bench needs {', '.join(missing)}: pip install 'seqkernels[bench]'", file=sys.stderr)
-        return 2
     from .bench import main
 
     return main.bench(arguments)
+
+
+def _report(arguments):
+    from .bench import readme, report
+
+    try:
+        report.write(arguments.folder)
+        if arguments.readme:
+            readme.fill(arguments.readme, arguments.folder)
+    except (report.ReportError, OSError) as error:
+        print(f"seqkernels report: {error}", file=sys.stderr)
+        return 2
+    print(f"Report: {Path(arguments.folder) / 'report.html'}")
+    return 0
 
 
 def _check(arguments):
@@ -81,7 +95,12 @@ def _check(arguments):
 def main(argv=None):
     """Runs the command and returns its exit status: 0 well, 1 a check failed, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
-    return {"bench": _bench, "check": _check}[arguments.command](arguments)
+    missing = _missing()
+    if missing and arguments.command != "check":
+        needed = f"needs {', '.join(missing)}: pip install 'seqkernels[bench]'"
+        print(f"seqkernels {arguments.command} {needed}", file=sys.stderr)
+        return 2
+    return {"bench": _bench, "report": _report, "check": _check}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def test_every_target_has_rows():
     assert counts == {
         "LSTM forward, each shape": 6,
         "LSTM forward, geometric mean": 6,
+        "LSTM training, each shape": 6,
         "LSTM training, geometric mean": 6,
         "RNN forward, each shape": 6,
         "RNN training, each shape": 6,
@@ -46,7 +47,7 @@ def test_every_target_has_rows():
         "nn.LSTM with T=1, B=1, H=128": 1,
         "nn.LSTM with T=1, B=1, H=256 to 1024": 3,
         "nn.LSTMCell with B=1, H=64 to 512": 4,
-        "attention forward, N=8, T=2048, D=64": 2,
+        "attention forward, causal and full, N=8, D=64": 4,
         "decode, one query, N=8, D=64, 16384 keys": 1,
     }
 

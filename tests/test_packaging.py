@@ -64,7 +64,7 @@ def test_wheel_holds_every_source_and_one_top_level_package(wheel):
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"seqkernels"}
     for folder, package in MAPPED.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".html", ".typed") or path.parent.name == "templates":
+            if path.suffix in (".py", ".typed") or path.parent.name == "templates":
                 assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert [name for name in names if name.endswith("/LICENSE")]
 

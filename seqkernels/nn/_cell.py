@@ -55,13 +55,15 @@ class Cell:
         return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
 
     def _size_reason(self, input, states):
-        shape, H = input.shape, self.hidden_size
+        shape, expected = input.shape, (self.hidden_size,)
         if len(shape) not in (1, 2) or shape[-1] != self.input_size:
             return "the input is refused by torch"
-        if shape[0] == 0:
-            return "the batch is empty"
+        if len(shape) == 2:
+            if shape[0] == 0:
+                return "the batch is empty"
+            expected = (shape[0], self.hidden_size)
         for s in states:
-            if s.shape != (*shape[:-1], H):
+            if s.shape != expected:
                 return "hx is refused by torch"
         return None
 

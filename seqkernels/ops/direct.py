@@ -71,12 +71,15 @@ def scan(cell, x, h_0, c_0, weights, batch_first):
 def step(cell, x, h, c, weights):
     """(h', c') by the driver, past the dispatcher. x (B, I), h and c (B, H) are plain tensors, h and c contiguous."""
     step_cpu = (_drivers or drivers())[1]
-    packed = known_weights(cell, weights, x.shape[1], h.shape[1], x.dtype)
-    if packed is None or x.shape[0] >= step_cpu.FEW_ROWS:
+    B, I = x.shape
+    packed = known_weights(cell, weights, I, h.shape[1], x.dtype)
+    if packed is None or B >= step_cpu.FEW_ROWS:
         c_0 = None if c is None else c.unsqueeze(0)
         _, h_n, c_n = scan(cell, x.unsqueeze(0), h.unsqueeze(0), c_0, weights, False)
         return h_n.squeeze(0), None if c is None else c_n.squeeze(0)
-    x = readable(x)
+    row, dense = x.stride()
+    if dense != 1:
+        x, row = x.contiguous(), I
     h_n, c_n = torch.empty_like(h), None if c is None else torch.empty_like(c)
-    step_cpu.step(cell, packed, x, x.stride(0), x.shape[0], h, c, h_n, h_n, c_n)
+    step_cpu.step(cell, packed, x, row, B, h, c, h_n, h_n, c_n)
     return h_n, c_n

@@ -1,0 +1,97 @@
+"""The README's block of results, from a recorded run."""
+
+from pathlib import Path
+
+from . import providers, report, timing
+from .cases import MODULES, TARGETS, Case
+from .summary import against
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+NOTHING = "No figure is recorded yet."
+OTHERS = "other shapes, float64, two layers, both directions"
+
+
+def fill(readme, folder):
+    """Writes the block of the results in `folder`, which lies beside or below the README, between its two marks."""
+    readme = Path(readme)
+    text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise report.ReportError(f"{readme} needs the lines {BEGIN} and {END}, in this order")
+    place, root = Path(folder).resolve(), readme.resolve().parent
+    if not place.is_relative_to(root):
+        raise report.ReportError(f"the results must be in the folder of {readme}, which names them; got {folder}")
+    made = block(folder, place.relative_to(root).as_posix())
+    readme.write_text(f"{before}{begin}\n{made}\n{end}{after}", encoding="utf-8")
+
+
+def block(folder, name):
+    """The block for the results in `folder`, called by `name`, as Markdown."""
+    data = report.load(folder)
+    return report.render("readme.md.j2", data=data, groups=groups(data), rows=rows(data), name=name).strip()
+
+
+def title(case):
+    """The group of races that a case belongs to."""
+    if not case.plain:
+        return OTHERS
+    kind = MODULES.get(case.operation, f"{case.operation}, N={case.N} D={case.D}")
+    return f"{kind}, one step at B=1" if case.mode == "step" else f"{kind}, {case.mode}"
+
+
+def groups(data):
+    """One entry a group: title, number of cases, mean ratios to the best peer and to torch, slowest case, expected."""
+    found = {}
+    for row in data["race"]:
+        found.setdefault(title(Case(**row["case"])), []).append(row)
+    return [_group(name, found[name], data["targets"]) for name in sorted(found, key=OTHERS.__eq__)]
+
+
+def _group(name, members, verdicts):
+    best, torch = (timed(against(peer, members)) for peer in ("best", "torch"))
+    covering = [target for target in TARGETS if any(target.covers(Case(**row["case"])) for row in members)]
+    return {
+        "title": name,
+        "cases": len({row["name"] for row in members}),
+        "best": timing.geometric_mean([row["rounds"] for row in best]) if best else None,
+        "torch": timing.geometric_mean([row["rounds"] for row in torch]) if torch else None,
+        "slowest": min((row["ratio"] for row in best), default=None),
+        "expected": [held(target, verdicts) for target in covering],
+    }
+
+
+def timed(found):
+    """The rows that have a time."""
+    return [row for row in found if row["status"] == "ok"]
+
+
+def needed(target):
+    """What a target asks for, in few words: "H=128: each ≥ 8× torch"."""
+    sizes = "" if not target.H else f"H={target.H[0]}" + f" to {target.H[-1]}" * (len(target.H) > 1) + ": "
+    peer = "best peer" if target.peer == "best" else target.peer
+    return f"{sizes}{'mean' if target.mean else 'each'} ≥ {target.ratio:g}× {peer}"
+
+
+def held(target, verdicts):
+    """What a target asks for, and how many of its rows have it."""
+    mine = [verdict for verdict in verdicts if verdict["target"] == target.text]
+    if target.mean:
+        return f"{needed(target)}: {' and '.join(dict.fromkeys(verdict['verdict'] for verdict in mine))}"
+    kept = sum(verdict["holds"] for verdict in mine)
+    return f"{needed(target)}: {kept} of {len(mine)} {'holds' if kept == 1 else 'hold'}"
+
+
+def rows(data):
+    """One entry a case: its row against the best peer, that against torch, the peer's name, and the verdicts."""
+    asked = {target.text: needed(target) for target in TARGETS}
+    torch = {row["name"]: row for row in against("torch", data["race"])}
+    made = []
+    for row in against("best", data["race"]):
+        verdicts = [verdict for verdict in data["targets"] if verdict["row"] == row["name"]]
+        words = [f"{asked[verdict['target']]}: {verdict['verdict']}" for verdict in verdicts]
+        if row["status"] == "ok" and row["ratio"][2] < 1:
+            words.append("the peer is faster")
+        label = providers.PEERS[row["peer"]].label
+        made.append({"best": row, "torch": torch.get(row["name"]), "peer": label, "verdicts": words})
+    return made

@@ -1,0 +1,139 @@
+"""The README's block of results: what it says of canned records, and that the README's own is what is recorded."""
+
+import re
+from pathlib import Path
+
+import pytest
+from canned import FINGERPRINT, fill
+from seqkernels.bench import readme
+from seqkernels.bench.cases import GRID, TARGETS
+from seqkernels.bench.records import FILE, Records, read
+
+from seqkernels import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+PAGE = f"# A title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nThe end.\n"
+
+
+def records_in(folder):
+    return Records(folder, {"fingerprint": FINGERPRINT, "settings": {"amount": "full"}})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A README with its block filled by the command, and the block."""
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "README.md").write_text(PAGE, encoding="utf-8")
+    records = records_in(root / "results" / "canned")
+    fill(records)
+    records.finish()
+    assert cli.main(["report", str(records.path.parent), "--readme", str(root / "README.md")]) == 0
+    text = (root / "README.md").read_text(encoding="utf-8")
+    return root, text.partition(readme.BEGIN)[2].partition(readme.END)[0]
+
+
+def line(block, start):
+    (found,) = (line for line in block.splitlines() if line.startswith(start))
+    return found
+
+
+def test_machine_and_command(made):
+    root, block = made
+    for part in ("Canned CPU <1>, 1 thread of 2 cores, avx2", "torch 2.13", "commit abc", "not installed: onnx"):
+        assert part in block, part
+    assert "`seqkernels bench --full --out results/canned`" in block
+    assert "`seqkernels report results/canned --readme README.md`" in block
+    assert str(root) not in block and "{{" not in block and "None" not in block and "not complete" not in block
+
+
+def test_rest_of_the_page_stays(made):
+    text = (made[0] / "README.md").read_text(encoding="utf-8")
+    assert re.sub(f"(?s){readme.BEGIN}.*{readme.END}", "", text) == PAGE.replace(f"{readme.BEGIN}\nold\n{readme.END}", "")
+
+
+def test_best_peer_and_torch(made):
+    row = line(made[1], "| lstm-T128-B1-H128-float32-forward ")
+    assert "ONNX Runtime" in row and "1.25 (1.25 to 1.25) | 1.50 (1.50 to 1.50)" in row
+    assert row.endswith("| each ≥ 1× best peer: holds |")
+
+
+def test_lost_and_failed_races_stay(made):
+    assert "**wrong**" in line(made[1], "| rnn-T128-B1-H128-float32-forward ")
+    row = line(made[1], "| gru-T128-B1-H128-float32-forward ")
+    assert "**failed**" in row and "1.75 (1.75 to 1.75)" in row and "does not hold" in row
+    assert "the peer is faster" in line(made[1], "| gru-T128-B1-H128-float32-training ")
+
+
+def test_groups(made):
+    group = line(made[1], "| LSTM, forward ")
+    assert "| 1 | 1.25 (1.25 to 1.25) | 1.25 (1.25 to 1.25) | 1.50 (1.50 to 1.50) |" in group
+    assert "each ≥ 1× best peer: 1 of 1 holds; mean ≥ 1.15× best peer: needs every shape" in group
+    assert "each ≥ 2× torch: 0 of 1 hold" in line(made[1], "| RNN, forward ")
+
+
+def test_generation_and_training(made):
+    assert "0.00 (0.00 to 0.00)" in line(made[1], "| LSTM, seqkernels.Stream |")
+    assert "over 5 s" in line(made[1], "| GPT recomputing, torch |")
+    cross = "- Crossover length, from which on a token of GPT with cache, seqkernels "
+    assert line(made[1], cross).endswith(": 1,000.")
+    assert "| 660,864 | 40 | 2.700 bits a byte |" in line(made[1], "| LSTM | 660,864")
+
+
+def test_run_that_measured_nothing(tmp_path):
+    records_in(tmp_path)
+    block = readme.block(tmp_path, "x")
+    assert "not complete" in block and "|" not in block
+
+
+def test_every_case_has_a_group_and_every_target_one_only():
+    groups = {target.text: {readme.title(case) for case in GRID if target.covers(case)} for target in TARGETS}
+    assert all(len(found) == 1 for found in groups.values())
+    assert readme.OTHERS not in set.union(*groups.values())
+    assert {readme.title(case) for case in GRID if not case.plain} == {readme.OTHERS}
+
+
+class TestBadInput:
+    def test_nothing_recorded(self, tmp_path, capsys):
+        assert cli.main(["report", str(tmp_path)]) == 2
+        assert "no results.jsonl in" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("text", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}"], ids=["none", "one", "order"])
+    def test_no_marks(self, tmp_path, text, capsys):
+        page = tmp_path / "README.md"
+        page.write_text(text)
+        records_in(tmp_path)
+        assert cli.main(["report", str(tmp_path), "--readme", str(page)]) == 2
+        assert "needs the lines" in capsys.readouterr().err and page.read_text() == text
+
+    def test_results_elsewhere(self, tmp_path, capsys):
+        (tmp_path / "checkout").mkdir()
+        page = tmp_path / "checkout" / "README.md"
+        page.write_text(PAGE)
+        records_in(tmp_path / "elsewhere")
+        assert cli.main(["report", str(tmp_path / "elsewhere"), "--readme", str(page)]) == 2
+        assert "must be in the folder of" in capsys.readouterr().err and page.read_text() == PAGE
+
+    def test_no_readme(self, tmp_path, capsys):
+        records_in(tmp_path)
+        assert cli.main(["report", str(tmp_path), "--readme", str(tmp_path / "missing")]) == 2
+        assert "missing" in capsys.readouterr().err
+
+
+def test_readme_says_what_is_recorded():
+    """The block is what the command makes of the results that it names; without any it says that there are none."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
+    if not list(RESULTS.glob(f"*/{FILE}")):
+        assert block == readme.NOTHING
+        return
+    name = re.search(r"Recorded in \[(.+?)\]", block)[1]
+    assert block == readme.block(ROOT / name, name)
+    assert read(ROOT / name / FILE)[-1]["kind"] == "finished"
+
+
+def test_recorded_results_are_small_and_name_no_place():
+    places = [f"/{folder}/" for folder in ("work", "tmp", "root", "home", "Users")]
+    for path in RESULTS.glob(f"*/{FILE}"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text) < 2**20 and not [place for place in places if place in text], path
