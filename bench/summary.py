@@ -104,7 +104,7 @@ def race_rows(records):
 
 
 def against(peer, rows):
-    """The rows against a peer, one a case; "best": against the fastest peer, or one without a time where there is any."""
+    """The rows against a peer, one a case; "best": against the fastest, or one without a time where there is any."""
     if peer != "best":
         return [row for row in rows if row["peer"] == peer]
     fastest = {}

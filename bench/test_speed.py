@@ -6,7 +6,6 @@ carries the interleaved ratio to torch, with its 95% interval, in its extra_info
 
 import pytest
 import torch
-
 from seqkernels.bench import problems, providers, timing
 from seqkernels.bench.cases import select
 

@@ -14,6 +14,7 @@ from seqkernels.bench.runners import CURVES
 
 from seqkernels import cli
 
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")

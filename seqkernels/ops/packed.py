@@ -74,7 +74,7 @@ class _Entry:
     def __init__(self, cell, weights, key):
         # The entry leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
         self._alive = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
-        self._pointers, self._versions = tuple(map(_pointer, weights)), tuple(map(_version, weights))
+        self._pointers, self._versions = list(map(_pointer, weights)), list(map(_version, weights))
         words = [(w.data_ptr(), w.numel() * w.element_size() // 4 if w.is_contiguous() else 0) for w in weights]
         self._block = (ctypes.c_int64 * (2 * len(words)))(*(v for pair in words for v in pair))
         self._hash = ctypes.c_int64()
@@ -85,7 +85,7 @@ class _Entry:
         self.packed = PackedWeights(cell, weights)
 
     def holds(self, weights):
-        if tuple(map(_pointer, weights)) != self._pointers or tuple(map(_version, weights)) != self._versions:
+        if list(map(_pointer, weights)) != self._pointers or list(map(_version, weights)) != self._versions:
             return False
         self._fingerprint(*self._arguments)
         return self._hash.value == self._sample
