@@ -2,9 +2,6 @@
 
 import ctypes
 import weakref
-from operator import attrgetter
-
-import torch
 
 from seqkernels.kernels.cells import CELLS
 
@@ -12,7 +9,6 @@ from .compiled import compiled
 
 _count = 0
 _cache = {}
-_pointer, _version = torch.Tensor.data_ptr, attrgetter("_version")
 
 
 def pack_count():
@@ -74,7 +70,7 @@ class _Entry:
     def __init__(self, cell, weights, key):
         # The entry leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
         self._alive = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
-        self._pointers, self._versions = list(map(_pointer, weights)), list(map(_version, weights))
+        self._known = [(w.data_ptr(), w._version) for w in weights]
         words = [(w.data_ptr(), w.numel() * w.element_size() // 4 if w.is_contiguous() else 0) for w in weights]
         self._block = (ctypes.c_int64 * (2 * len(words)))(*(v for pair in words for v in pair))
         self._hash = ctypes.c_int64()
@@ -85,8 +81,9 @@ class _Entry:
         self.packed = PackedWeights(cell, weights)
 
     def holds(self, weights):
-        if list(map(_pointer, weights)) != self._pointers or list(map(_version, weights)) != self._versions:
-            return False
+        for w, (pointer, version) in zip(weights, self._known):
+            if w.data_ptr() != pointer or w._version != version:
+                return False
         self._fingerprint(*self._arguments)
         return self._hash.value == self._sample
 
