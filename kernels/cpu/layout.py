@@ -74,6 +74,11 @@ class Layout:
         """Columns of a tile of a weight's gradient."""
         return WIDE * self.lanes
 
+    @property
+    def panel_columns(self):
+        """Columns of a backward tile."""
+        return PANEL * self.lanes
+
     def panels(self, columns):
         return -(-columns // (PANEL * self.lanes))
 

@@ -8,11 +8,11 @@ less dh's.
 """
 
 from . import target
+from .gradient_product import gradient_product
 from .inner import inner
 from .layout import PANEL, WIDE, layout
 from .parts import load_part, store_part
-from .product import LINE, by_rows
-from .scan_backward import gradient_product
+from .product import LINE
 from .tiles import add, load, outer, prefetch, store, zeros
 
 _BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
@@ -27,9 +27,9 @@ ARGUMENTS = (
     *("dw_ih", "dw_hh"),  # (G H, I), (G H, H) contiguous; 0: not wanted
     "db",  # (slabs, blocks, slots, W): sums of the gate gradients
     "first_chunk",  # 1: write the sums; 0: add to them
-    "panels",  # room for rows x (I or H, rounded up) elements
+    "panels",  # scratch for rows x (I or H, rounded up) elements
+    "sums",  # scratch for rows x PANEL W elements
     *("I", "H"),
-    *("first", "last"),  # rows of dx, on the cuts of B
     *("slab_first", "slab_last"),  # slabs of dW and db
 )
 
@@ -38,7 +38,7 @@ def build(cell, size):
     shape = layout(cell, size, True)
     units, gradient_row = shape.slab_units, shape.gradient_row
     W = shape.lanes
-    into_x = by_rows(lambda m: _into_x(m, shape), PANEL)
+    multiply, write_x = gradient_product(shape, shape.x_slots), _write_x(shape)
     into_ih = _into_weights(shape, shape.x_slots)
     into_hh = into_ih if shape.x_slots == shape.u_slots else _into_weights(shape, shape.u_slots)
     pack = _pack_columns(shape)
@@ -48,25 +48,16 @@ def build(cell, size):
     @inner
     def gradients_of(
         gradients, B, count, x, x_time, x_row, h, h_time, h_row, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh,
-        db, first_chunk, panels, I, H, first, last, slab_first, slab_last
+        db, first_chunk, panels, sums, I, H, slab_first, slab_last
     ):  # fmt: skip
         rows, slabs = count * B, -(-H // units)
         slab_bytes = size * gradient_row * rows
         if dx:
             for panel in range(-(-I // (PANEL * W))):
                 column = PANEL * W * panel
-                weights, left = w_ih + size * panel_weights * slabs * panel, I - column
-                if B == 1:
-                    place = (dx + size * column, dx_time, left, dx_add)
-                    into_x(0, count, count, ((gradients, slab_bytes, slabs, weights, weights), *place))
-                elif dx_time == B * dx_row and last - first == B and B < 16:
-                    place = (dx + size * column, dx_row, left, dx_add)
-                    into_x(0, rows, rows, ((gradients, slab_bytes, slabs, weights, weights), *place))
-                else:
-                    for step in range(count):
-                        here = gradients + size * gradient_row * B * step
-                        place = (dx + size * (dx_time * step + column), dx_row, left, dx_add)
-                        into_x(first, last, B, ((here, slab_bytes, slabs, weights, weights), *place))
+                weights = w_ih + size * panel_weights * slabs * panel
+                multiply(0, rows, rows, (gradients, slab_bytes, slabs, weights), sums)
+                write_x(sums, B, count, (dx + size * column, dx_time, dx_row), I - column, dx_add)
         slab_range = (slab_first, slab_last)
         if dw_ih:
             into_biases(gradients, slab_bytes, rows, db, first_chunk, slab_range)
@@ -78,20 +69,22 @@ def build(cell, size):
     return gradients_of
 
 
-def _into_x(m, shape):
-    multiply = gradient_product(m, shape, shape.x_slots)
-    size = shape.size
+def _write_x(shape):
+    size, width = shape.size, PANEL * shape.lanes
 
     @inner
-    def tile(row, arguments):
-        operands, dx, dx_row, left, dx_add = arguments
-        acc = multiply(operands, row)
-        here = (dx + size * dx_row * row, dx_row, m, left)
-        if dx_add:
-            acc = add(acc, load_part(acc, here))
-        store_part(acc, here)
+    def write(sums, B, count, place, left, dx_add):
+        """Rows (step, b) of the sums to those of dx, `left` columns."""
+        dx, dx_time, dx_row = place
+        for step in range(count):
+            for b in range(B):
+                acc = load(zeros(1, PANEL, size), sums + size * width * (step * B + b), 0)
+                row = (dx + size * (dx_time * step + dx_row * b), 0, 1, left)
+                if dx_add:
+                    acc = add(acc, load_part(acc, row))
+                store_part(acc, row)
 
-    return tile
+    return write
 
 
 def _pack_columns(shape):

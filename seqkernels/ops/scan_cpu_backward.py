@@ -1,5 +1,7 @@
 """The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
 
+from functools import partial
+
 import torch
 
 from . import threads
@@ -81,7 +83,16 @@ class _Backward:
         """Elements of the gate gradients of one chunk."""
         return self.length * self.B * self.slabs * self.shape.gradient_row
 
-    def step_arguments(self, t0, here, later, first, last):
+    def panel_elements(self):
+        """Elements of the columns of x or h of one chunk, packed."""
+        columns = max(self.I, self.H)
+        return self.length * self.B * -(-columns // self.shape.wide) * self.shape.wide
+
+    def sum_elements(self):
+        """Elements of the sums over one panel of columns for all rows of a chunk."""
+        return self.length * self.B * self.shape.panel_columns
+
+    def step_arguments(self, t0, here, later, sums, first, last):
         """`scan_backward` on the chunk from step t0: gradients go to `here`; `later` are the next chunk's."""
         size, B, H = self.size, self.B, self.H
         if self.c is None:
@@ -101,7 +112,7 @@ class _Backward:
             self.direct_h.data_ptr(),
             0 if self.dc is None else self.dc.data_ptr(),
             self.dh0.data_ptr(),
-            *(here, later, self.count(t0 + self.length) * B),
+            *(here, later, self.count(t0 + self.length) * B, sums),
             *(self.T, B, H, t0, self.count(t0), first, last),
         )
 
@@ -115,8 +126,8 @@ class _Backward:
     def count(self, t0):
         return max(0, min(self.length, self.T - t0))
 
-    def gradient_arguments(self, t0, here, panels, rows, slabs, wants_dx, wants_dw):
-        """`scan_gradients` on the chunk from step t0, for ranges of rows (dx) and slabs (dW)."""
+    def gradient_arguments(self, t0, here, panels, sums, slabs, wants_dx, wants_dw):
+        """`scan_gradients` on the chunk from step t0, the weights' for a range of slabs."""
         h = self.shifted(self.y, t0 - 1, self.d * self.H)
         dx = (0, 0, 0, 0)
         if wants_dx:
@@ -131,8 +142,7 @@ class _Backward:
             self.d,
             *weights,
             int(t0 == self.chunks()[0]),
-            panels,
-            *(self.I, self.H, *rows, *slabs),
+            *(panels, sums, self.I, self.H, *slabs),
         )
 
     def weight_gradients(self):
@@ -150,7 +160,7 @@ class _Backward:
 def _run_backward(directions):
     """All chunks of all directions: on one thread chunk by chunk, so that the gate gradients stay in the cache.
 
-    On more threads, first the steps, by rows, then the products, by rows and slabs. The order of every sum is the same.
+    On more threads, first the steps, by rows, then the products, by chunks and slabs. Every sum has the same order.
     """
     one = directions[0]
     work = 4.0 * one.T * one.B * one.shape.gates * one.H * (one.I + one.H) * len(directions)
@@ -162,25 +172,22 @@ def _run_backward(directions):
             _phase_by_phase(direction, parts)
 
 
-def _panel_elements(direction):
-    wide = direction.shape.wide
-    return direction.length * direction.B * -(-max(direction.I, direction.H) // wide) * wide
-
-
 def _chunk_by_chunk(direction):
     size, elements = direction.size, direction.gradient_elements()
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
-    memory = workspace(2 * elements + _panel_elements(direction), direction.x.dtype)
+    panel_elements = direction.panel_elements()
+    memory = workspace(2 * elements + panel_elements + direction.sum_elements(), direction.x.dtype)
     base = memory.data_ptr()
     panels = base + size * 2 * elements
-    rows, slabs = (0, direction.B), (0, direction.slabs)
+    sums = panels + size * panel_elements
+    slabs = (0, direction.slabs)
     wants_dx, wants_dw = direction.dx is not None, direction.needs_dw
     for index, t0 in enumerate(direction.chunks()):
         here, later = (base + size * elements * (parity % 2) for parity in (index, index + 1))
-        steps(*direction.step_arguments(t0, here, later, *rows))
+        steps(*direction.step_arguments(t0, here, later, sums, 0, direction.B))
         if wants_dx or wants_dw:
-            products(*direction.gradient_arguments(t0, here, panels, rows, slabs, wants_dx, wants_dw))
+            products(*direction.gradient_arguments(t0, here, panels, sums, slabs, wants_dx, wants_dw))
 
 
 def _phase_by_phase(direction, parts):
@@ -188,26 +195,30 @@ def _phase_by_phase(direction, parts):
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
     chunks = list(direction.chunks())
-    panel_elements = _panel_elements(direction)
+    rows = row_ranges(direction.B, 4, parts)
+    chunk_ranges = ranges(len(chunks), parts) if direction.dx is not None else []
     slab_ranges = ranges(direction.slabs, parts) if direction.needs_dw else []
-    memory = workspace(len(chunks) * elements + len(slab_ranges) * panel_elements, direction.x.dtype)
+    sum_elements, panel_elements = direction.sum_elements(), direction.panel_elements()
+    tasks = len(chunk_ranges) * sum_elements + len(slab_ranges) * panel_elements
+    memory = workspace(len(chunks) * elements + max(tasks, sum_elements), direction.x.dtype)
     base = memory.data_ptr()
     at = {t0: base + size * elements * (t0 // direction.length) for t0 in chunks}
+    scratch = base + size * elements * len(chunks)
 
     def take_steps(first, last):
         for t0 in chunks:
-            steps(*direction.step_arguments(t0, at[t0], at.get(t0 + direction.length, 0), first, last))
+            steps(*direction.step_arguments(t0, at[t0], at.get(t0 + direction.length, 0), scratch, first, last))
 
-    def into_x(first, last):
+    def into_x(index, first, last):
+        sums = scratch + size * sum_elements * index
+        for t0 in chunks[first:last]:
+            products(*direction.gradient_arguments(t0, at[t0], 0, sums, (0, 0), True, False))
+
+    def into_weights(index, first, last):
+        panels = scratch + size * (sum_elements * len(chunk_ranges) + panel_elements * index)
         for t0 in chunks:
-            products(*direction.gradient_arguments(t0, at[t0], 0, (first, last), (0, 0), True, False))
+            products(*direction.gradient_arguments(t0, at[t0], panels, 0, (first, last), False, True))
 
-    def into_weights(index, slabs):
-        panels = base + size * (len(chunks) * elements + index * panel_elements)
-        for t0 in chunks:
-            products(*direction.gradient_arguments(t0, at[t0], panels, (0, 0), slabs, False, True))
-
-    rows = row_ranges(direction.B, 4, parts)
-    threads.run([lambda r=r: take_steps(*r) for r in rows])
-    tasks = [lambda r=r: into_x(*r) for r in rows] if direction.dx is not None else []
-    threads.run(tasks + [lambda i=i, s=s: into_weights(i, s) for i, s in enumerate(slab_ranges)])
+    threads.run([partial(take_steps, *r) for r in rows])
+    products_of_x = [partial(into_x, i, *r) for i, r in enumerate(chunk_ranges)]
+    threads.run(products_of_x + [partial(into_weights, i, *r) for i, r in enumerate(slab_ranges)])
