@@ -52,9 +52,9 @@ def test_opcheck_scan(cell):
 @pytest.mark.parametrize("needs", ((True, True), (False, True), (True, False)))
 def test_opcheck_scan_backward(needs):
     given = tensors("lstm")
-    y, h_n, _, c, gates = OP(*given, True)
+    y, h_n, _, states, gates = OP(*given, True)
     grads = (torch.randn_like(y).requires_grad_(), torch.randn_like(h_n).requires_grad_(), None)
-    saved = (y.detach(), c.detach(), gates.detach())
+    saved = (states.detach(), gates.detach())
     opcheck(BACKWARD, (given[0], *grads, *given[1:5], *saved, False, *needs))
 
 
@@ -98,9 +98,9 @@ def test_gradients_without_saved_gates_are_recomputed():
 def test_outputs_share_no_memory():
     given = tensors("gru")
     outputs = [*OP(*given, True)]
-    y, h_n, _, c, gates = outputs
-    outputs += [t for t in BACKWARD("gru", y, h_n, None, *given[1:5], y, c, gates, False, True, True)[:3]]
-    outputs += BACKWARD("gru", y, h_n, None, *given[1:5], y, c, gates, False, True, True)[3]
+    y, h_n, _, states, gates = outputs
+    outputs += [t for t in BACKWARD("gru", y, h_n, None, *given[1:5], states, gates, False, True, True)[:3]]
+    outputs += BACKWARD("gru", y, h_n, None, *given[1:5], states, gates, False, True, True)[3]
     stores = [t.untyped_storage().data_ptr() for t in outputs if t.numel()]
     assert len(set(stores)) == len(stores)
 
@@ -151,9 +151,9 @@ def test_empty_batch_and_empty_state(batch, hidden):
 
 def test_saved_values_of_another_call_are_refused():
     given = tensors("lstm")
-    y, h_n, _, c, gates = OP(*given, True)
+    y, h_n, _, states, gates = OP(*given, True)
     with pytest.raises(RuntimeError, match="gates"):
-        BACKWARD("lstm", y, None, None, *given[1:5], y, c, gates[1:], False, True, True)
+        BACKWARD("lstm", y, None, None, *given[1:5], states, gates[1:], False, True, True)
 
 
 def attention_arguments(mask):

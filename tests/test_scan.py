@@ -51,19 +51,19 @@ class Problem:
         self.dh = torch.randn(D, B, H, dtype=dtype)
         self.dc = torch.randn(D, B, H, dtype=dtype) if cell == "lstm" else None
 
-    def ours(self, dy=True, dstates=True):
-        y, h_n, c_n, c, gates = scan_cpu.forward(
-            self.cell, self.x, self.h, self.c, self.weights, self.batch_first, True
-        )
+    def ours(self, dy=True, dstates=True, after_forward=lambda y: None):
+        arguments = (self.cell, self.x, self.h, self.c, self.weights, self.batch_first)
+        y, h_n, c_n, states, gates = scan_cpu.forward(*arguments, True)
         packed = scan_cpu.packed_weights(self.cell, self.weights)
-        plain = scan_cpu.forward(self.cell, self.x, self.h, self.c, self.weights, self.batch_first, False, packed)
+        plain = scan_cpu.forward(*arguments, False, packed)
         for kept, quick in zip((y, h_n, c_n), plain):
             assert same_bits(kept, quick), "inference and training differ"
-        before = gates.clone()
+        before = gates.clone(), states.clone()
+        after_forward(y)
         upstream = (self.dy if dy else None, *((self.dh, self.dc) if dstates else (None, None)))
-        saved = (self.x, self.h, self.c, self.weights, y, c, gates, self.batch_first)
+        saved = (self.x, self.h, self.c, self.weights, states, gates, self.batch_first)
         dx, dh, dc, dweights = scan_cpu.backward(self.cell, *upstream, *saved, True, True)
-        assert same_bits(gates, before), "the backward wrote to what the forward saved"
+        assert all(map(same_bits, (gates, states), before)), "the backward wrote to what the forward saved"
         return self.named((y, h_n, c_n), (dx, dh, dc, *dweights))
 
     def named(self, outputs, gradients):
@@ -141,6 +141,15 @@ def test_same_bits_for_any_number_of_threads(cell, threads):
         together = problem.ours()
         for name, value in alone.items():
             assert torch.equal(value, together[name]), name
+
+
+@cells
+def test_the_output_may_be_written_to_before_the_backward(cell):
+    problem = Problem(cell, (6, 4, 5, 18, 2, True, True), torch.float64)
+    untouched = problem.ours()
+    written = problem.ours(after_forward=lambda y: y.fill_(math.nan))
+    for name in ("dx", "dh_0", "dw0", "dw1"):
+        assert torch.equal(untouched[name], written[name]), name
 
 
 @cells

@@ -42,8 +42,8 @@ for kind, cell in ((torch.nn.LSTM, "lstm"), (torch.nn.GRU, "gru"), (torch.nn.RNN
     dy = torch.randn(5, 7, 21, dtype=torch.float64)
     wanted = module(x)[0]
     gradients = torch.autograd.grad(wanted, [x, *module.parameters()], dy)
-    y, _, _, cs, gates = scan_cpu.forward(cell, x.detach(), h, c, weights, False, True)
-    args = (x.detach(), h, c, weights, y, cs, gates, False, True, True)
+    y, _, _, states, gates = scan_cpu.forward(cell, x.detach(), h, c, weights, False, True)
+    args = (x.detach(), h, c, weights, states, gates, False, True, True)
     dx, _, _, dw = scan_cpu.backward(cell, dy, None, None, *args)
     for ours, theirs in zip((y, dx, *dw), (wanted, *gradients)):
         assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max(), cell

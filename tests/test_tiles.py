@@ -84,6 +84,25 @@ def test_parts_read_and_write_nothing_outside(size):
 
 
 @sizes
+@pytest.mark.parametrize("count", [-(2**40), -1, 0, 1, 3, 2**31, 2**32, 2**40 + 1])
+def test_masks_of_any_count(size, count):
+    W = target.current().lanes(size)
+
+    @tiles.tile_op
+    def fill(frame):
+        place, count = frame.integers
+        frame.store(frame.constant(1.0), place, frame.below(count))
+
+    @njit
+    def run(place, count):
+        fill(tiles.zeros(1, 1, size), (place, count))
+
+    result = untouched(size, W)
+    run(result.ctypes.data, count)
+    np.testing.assert_array_equal(result == 1, np.arange(W) < count)
+
+
+@sizes
 def test_transpose(size):
     W = target.current().lanes(size)
 

@@ -90,12 +90,22 @@ def directory():
     for root in _roots():
         try:
             path = root / name
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _own(root)
+            path.mkdir(mode=0o700, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 return path
         except OSError as error:
             tried.append(f"{root}: {error}")
     raise OSError("no directory for compiled kernels can be written; set SEQKERNELS_CACHE_DIR\n" + "\n".join(tried))
+
+
+def _own(root):
+    """Refuse a directory that another user owns or can write to: what lies in it will be executed."""
+    if hasattr(os, "getuid"):
+        status = root.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o002:
+            raise PermissionError("it belongs to another user, or others may write to it")
 
 
 def _roots():
@@ -140,6 +150,18 @@ def _write_once(path, text):
     try:
         os.link(temporary, path)
     except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(temporary, path)
         return
-    finally:
-        os.unlink(temporary)
+    os.unlink(temporary)
+
+
+def _after_fork():
+    """The lock may be held by a thread that the child does not have."""
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

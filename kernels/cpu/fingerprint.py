@@ -1,41 +1,63 @@
-"""A cheap sample of tensors' contents: enough to notice that weights were written behind PyTorch's back."""
+"""A hash of tensors' contents that notices weights written behind PyTorch's back.
+
+Tensors of up to WHOLE elements are hashed whole. Of a larger one a sample is: enough to notice that it was rescaled,
+set or loaded anew, not that a few of its elements were changed.
+"""
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
-ARGUMENTS = ("tensors", "count", "result")  # count pairs (address, 4-byte words); result: where the 64-bit hash goes
-_SAMPLES = 16
+from .inner import inner
+
+ARGUMENTS = ("tensors", "count", "result")  # count pairs (address, elements); result: where the 64-bit hash goes
+WHOLE = 4096
+_SAMPLES = 64
 
 
-@intrinsic
-def _words(typing, address):
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(types.int32)))
+def _view(kind):
+    @intrinsic
+    def view(typing, address):
+        pointer = types.CPointer(kind)
 
-    return types.CPointer(types.int32)(types.intp), generate
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(pointer))
 
+        return pointer(types.intp), generate
 
-@intrinsic
-def _longs(typing, address):
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(types.int64)))
-
-    return types.CPointer(types.int64)(types.intp), generate
+    return view
 
 
-def build():
-    multiplier = np.int64(6364136223846793005)  # Knuth, MMIX
+def build(size):
+    """`size`: bytes of an element, 4 or 8; all of them count."""
+    words, longs = _view(types.int32 if size == 4 else types.int64), _view(types.int64)
+    odd = np.int64(-7046029254386353131)  # 2^64 divided by the golden ratio (Knuth): its multiples spread evenly
 
-    @njit(nogil=True)
+    @inner
+    def mixed(word, place):
+        """A term of the sum; no linear function, which scaling by a power of two could leave as it was."""
+        x = (np.int64(word) + place) * odd
+        return (x ^ (x >> np.int64(32))) * odd
+
+    @inner
+    def hash_of(address, elements):
+        data = carray(words(address), (elements,))
+        value = np.int64(0)
+        if elements <= WHOLE:
+            for i in range(elements):
+                value += mixed(data[i], i)
+        else:
+            for i in range(_SAMPLES):
+                place = ((i * odd) >> np.int64(32) & np.int64(0x7FFFFFFF)) * elements >> np.int64(31)
+                value += mixed(data[place], i)
+        return value
+
+    @inner
     def fingerprint(tensors, count, result):
-        pairs = carray(_longs(tensors), (count, 2))
+        pairs = carray(longs(tensors), (count, 2))
         value = np.int64(0)
         for t in range(count):
-            size = pairs[t, 1]
-            words = carray(_words(pairs[t, 0]), (size,))
-            for sample in range(min(size, _SAMPLES)):
-                value = value * multiplier + words[sample * size // min(size, _SAMPLES)] + 1
-        carray(_longs(result), (1,))[0] = value
+            value = value * odd + hash_of(pairs[t, 0], pairs[t, 1])
+        carray(longs(result), (1,))[0] = value
 
     return fingerprint

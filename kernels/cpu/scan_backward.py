@@ -18,7 +18,7 @@ from .vector import select
 ARGUMENTS = (
     *("dy", "dy_time", "dy_row"),  # (T, B, H): address, strides
     "dy_last",  # (B, H) contiguous: dy of step T - 1 with the gradient of h_T in it
-    *("y", "y_time", "y_row"),  # (T, B, H)
+    *("h", "h_time"),  # (T, B, H): address, stride of a step; the rows are contiguous
     *("h0", "c0"),  # (B, H) contiguous
     *("c", "c_time"),  # (T, B, H): address, stride of a step
     "gates",  # the saved values of this chunk
@@ -45,14 +45,14 @@ def build(cell, size):
 
     @inner
     def scan(
-        dy, dy_time, dy_row, dy_last, y, y_time, y_row, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0,
+        dy, dy_time, dy_row, dy_last, h, h_time, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0,
         gradients, later, later_rows, sums, T, B, H, t0, count, first, last
     ):  # fmt: skip
         slabs = -(-H // units)
         rows = count * B
         panels = -(-H // (PANEL * W))
         for t in range(t0 + count - 1, t0 - 1, -1):
-            h, h_row = (y + size * y_time * (t - 1), y_row) if t > 0 else (h0, H)
+            h_before = h + size * h_time * (t - 1) if t > 0 else h0
             c_before = c + size * c_time * (t - 1) if t > 0 else c0
             d, d_row = (dy + size * dy_time * t, dy_row) if t < T - 1 else (dy_last, H)
             here = gradients + size * gradient_row * B * (t - t0)
@@ -65,8 +65,8 @@ def build(cell, size):
                 multiply(first, last, B, (later, size * gradient_row * later_rows, product_slabs, packed), sums)
                 memory = (saved + size * gate_row * rows * slab, size * gate_row * rows)
                 memory_out = (here + size * gradient_row * rows * slab, size * gradient_row * rows)
-                before = (d + unit, d_row, h + unit, h_row, c_before + unit)
-                after = (y + size * y_time * t + unit, y_row, c + size * c_time * t + unit)
+                before = (d + unit, d_row, h_before + unit, c_before + unit)
+                after = (h + size * h_time * t + unit, c + size * c_time * t + unit)
                 left = H - PANEL * W * panel
                 back(first, last, (sums, memory, memory_out, before, after, direct_h + unit, dc + unit, H, left))
             later, later_rows = here, rows
@@ -86,15 +86,15 @@ def _step(shape, cell_op):
     @inner
     def step(first, last, arguments):
         sums, saved, gradients, before, after, direct_h, dc, H, left = arguments
-        d, d_row, h, h_row, c_before = before
-        h_next, y_row, c = after
+        d, d_row, h, c_before = before
+        h_next, c = after
         for row in range(first, last):
             acc = load(zeros(1, PANEL, size), sums + size * width * row, 0)
             written = gradients[0] + size * gradient_row * row
             memory = (saved[0] + size * gate_row * row, saved[1], written, gradients[1])
-            c_row = size * H * row
-            past = (d + size * d_row * row, h + size * h_row * row, c_before + c_row)
-            next_ = (h_next + size * y_row * row, c + c_row, direct_h + c_row, dc + c_row)
+            carried = size * H * row
+            past = (d + size * d_row * row, h + carried, c_before + carried)
+            next_ = (h_next + carried, c + carried, direct_h + carried, dc + carried)
             cell_op(acc, (*memory, *past, *next_, left))
 
     return step

@@ -23,6 +23,7 @@ ARGUMENTS = (
     *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed
     *("h0", "c0"),  # (B, H) contiguous; c0 0 without a second state
     *("y", "y_time", "y_row"),  # (T, B, H): address, strides
+    *("h", "h_time", "h_row"),  # (T, B, H): where h is read back from; for inference y itself, for training kept apart
     *("c", "c_time"),  # (T, B, H) for training; (B, H) and 0 for inference: c0, c_1, ... in place
     *("gates", "keep"),  # all chunks, keep 1; or room for one, keep 0
     *("T", "B", "I", "H"),
@@ -58,8 +59,8 @@ def build(cell, size, save):
 
     @inner
     def scan(
-        x, x_time, x_row, w_ih, w_hh, b_ih, b_hh, h0, c0, y, y_time, y_row, c, c_time, gates, keep,
-        T, B, I, H, first, last, h_n
+        x, x_time, x_row, w_ih, w_hh, b_ih, b_hh, h0, c0, y, y_time, y_row, h, h_time, h_row,
+        c, c_time, gates, keep, T, B, I, H, first, last, h_n
     ):  # fmt: skip
         slabs = -(-H // units)
         length = steps(B)
@@ -68,16 +69,18 @@ def build(cell, size, save):
             chunk = gates + size * gate_row * slabs * B * t0 * keep
             input_part(x, x_time, x_row, w_ih, b_ih, chunk, t0, count, B, I, H, first, last)
             for t in range(t0, t0 + count):
-                h, h_row = (y + size * y_time * (t - 1), y_row) if t > 0 else (h0, H)
+                before, before_row = (h + size * h_time * (t - 1), h_row) if t > 0 else (h0, H)
                 c_before = c + size * c_time * (t - 1) if t > 0 else c0
                 for slab in range(slabs):
                     unit = size * units * slab
                     row = chunk + size * gate_row * B * (count * slab + t - t0)
                     following = w_hh + panel * H * (slab + 1 if slab + 1 < slabs else 0)
                     weights = (w_hh + panel * H * slab, following, b_hh + panel * slab)
-                    states = (y + size * y_time * t + unit, y_row, c_before + unit, c + size * c_time * t + unit)
-                    step(first, last, B, (h, h_row, unit, *weights, row, *states, H, H - units * slab))
-        copy_rows(y + size * y_time * (T - 1), y_row, h_n, H, first, last)
+                    outputs = (y + size * y_time * t + unit, y_row, h + size * h_time * t + unit, h_row)
+                    states = (c_before + unit, c + size * c_time * t + unit)
+                    arguments = (before, before_row, unit, *weights, row, *outputs, *states, H, H - units * slab)
+                    step(first, last, B, arguments)
+        copy_rows(h + size * h_time * (T - 1), h_row, h_n, H, first, last)
 
     return scan
 
@@ -121,14 +124,15 @@ def _step(m, shape, size, cell_op):
 
     @inner
     def tile(row, arguments):
-        h, h_row, unit, w_hh, following, b_hh, gates, y, y_row, c_before, c, H, units_left = arguments
-        h = h + size * h_row * row
+        before, before_row, unit, w_hh, following, b_hh, gates, y, y_row, h, h_row, c_before, c, H, left = arguments
+        before = before + size * before_row * row
         share = LINE * H * (row // m)  # each tile asks for its part of what follows
         ahead = following + share if row < m * lines else w_hh
-        acc = product(m, n, size, h, h_row, H, w_hh, ahead)
+        acc = product(m, n, size, before, before_row, H, w_hh, ahead)
         c_row = size * H * row
-        states = (h + unit, h_row, y + size * y_row * row, y_row, c_before + c_row, c + c_row, H)
-        cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, units_left))
+        outputs = (y + size * y_row * row, y_row, h + size * h_row * row, h_row)
+        states = (before + unit, before_row, *outputs, c_before + c_row, c + c_row, H)
+        cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, left))
 
     return tile
 
@@ -140,19 +144,21 @@ def _cell_op(name, shape, save):
     size, W = shape.size, shape.lanes
 
     def op(frame):
-        gates, h, h_row, y, y_row, c_before, c, c_row, units_left = frame.integers
+        gates, before, before_row, y, y_row, h, h_row, c_before, c, c_row, left = frame.integers
         for block in range(shape.blocks):
-            inside = frame.below(units_left - block * W)
+            inside = frame.below(left - block * W)
             offset = block * W * size
             for i in range(frame.m):
                 place = gates + (i * shape.gate_row + block * shape.width * W) * size
                 x = [frame.load(place + g * W * size) for g in range(shape.gates)]
                 u = frame.tile[i][block * shape.gates : (block + 1) * shape.gates]
-                s = [frame.load(h + h_row * (i * size) + offset, inside)]
+                s = [frame.load(before + before_row * (i * size) + offset, inside)]
                 if cell.states == 2:
                     s.append(frame.load(c_before + c_row * (i * size) + offset, inside))
                 s_next, saved = forward(x, u, s)
                 frame.store(s_next[0], y + y_row * (i * size) + offset, inside)
+                if save:
+                    frame.store(s_next[0], h + h_row * (i * size) + offset, inside)
                 if cell.states == 2:
                     frame.store(s_next[1], c + c_row * (i * size) + offset, inside)
                 for v, value in enumerate(saved if save else ()):

@@ -17,7 +17,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 from . import target
-from .vector import I8, I32, Int, Lanes, Mask, Vector, call, fma
+from .vector import I8, I32, I64, Int, Lanes, Mask, Vector, call, fma
 
 
 class Tile(types.Type):
@@ -176,7 +176,10 @@ class Frame:
     def below(self, count):
         """The Mask of the lanes whose index is below the Int `count` (which may be negative, or large)."""
         wide = ir.VectorType(I32, self.width)
-        narrow = self.builder.trunc(count.value, I32)
+        few = self.builder.icmp_signed("<", count.value, I64(self.width))
+        at_most = self.builder.select(few, count.value, I64(self.width))
+        positive = self.builder.icmp_signed(">", at_most, I64(0))
+        narrow = self.builder.trunc(self.builder.select(positive, at_most, I64(0)), I32)
         one = self.builder.insert_element(ir.Constant(wide, ir.Undefined), narrow, I32(0))
         limit = self.builder.shuffle_vector(one, ir.Constant(wide, ir.Undefined), ir.Constant(wide, [0] * self.width))
         index = ir.Constant(wide, list(range(self.width)))

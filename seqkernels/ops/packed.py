@@ -35,10 +35,11 @@ class PackedWeights:
 def packed_weights(cell, weights):
     """The PackedWeights of a layer, from the cache if its weights are the same tensors with the same contents.
 
-    A tensor is known by its identity, address and version, and by a sample of its contents: `.data` writes change no
-    version. Inference tensors have no version and are packed every time.
+    A tensor is known by its identity, address, version and shape, and by its contents: writes through `.data` change no
+    version. Of a large tensor only a sample is looked at (kernels/cpu/fingerprint.py). Inference tensors, which have no
+    version, and tensors that are not contiguous are packed every time.
     """
-    if any(w.is_inference() for w in weights):
+    if any(w.is_inference() or not w.is_contiguous() for w in weights):
         return PackedWeights(cell, weights)
     packed = cached_weights(cell, weights)
     if packed is None:
@@ -52,6 +53,11 @@ def cached_weights(cell, weights):
     """The PackedWeights in the cache for these tensors, if they are unchanged, or None."""
     entry = _cache.get((cell, *map(id, weights)))
     return entry.packed if entry is not None and entry.holds(weights) else None
+
+
+def forget(cell, weights):
+    """Drop these tensors from the cache, and with them its weak references: `torch.utils.swap_tensors` refuses them."""
+    _cache.pop((cell, *map(id, weights)), None)
 
 
 def pack_backward(cell, weight, operand):
@@ -70,19 +76,19 @@ class _Entry:
     def __init__(self, cell, weights, key):
         # The entry leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
         self._alive = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
-        self._known = [(w.data_ptr(), w._version) for w in weights]
-        words = [(w.data_ptr(), w.numel() * w.element_size() // 4 if w.is_contiguous() else 0) for w in weights]
-        self._block = (ctypes.c_int64 * (2 * len(words)))(*(v for pair in words for v in pair))
+        self._known = [(w.data_ptr(), w._version, w.shape) for w in weights]
+        pairs = [(w.data_ptr(), w.numel()) for w in weights]
+        self._block = (ctypes.c_int64 * (2 * len(pairs)))(*(v for pair in pairs for v in pair))
         self._hash = ctypes.c_int64()
-        self._fingerprint = compiled().kernel("fingerprint")
-        self._arguments = (ctypes.addressof(self._block), len(words), ctypes.addressof(self._hash))
+        self._fingerprint = compiled().kernel("fingerprint", size=weights[0].element_size())
+        self._arguments = (ctypes.addressof(self._block), len(pairs), ctypes.addressof(self._hash))
         self._fingerprint(*self._arguments)
         self._sample = self._hash.value
         self.packed = PackedWeights(cell, weights)
 
     def holds(self, weights):
-        for w, (pointer, version) in zip(weights, self._known):
-            if w.data_ptr() != pointer or w._version != version:
+        for w, (pointer, version, shape) in zip(weights, self._known):
+            if w.data_ptr() != pointer or w._version != version or w.shape != shape or not w.is_contiguous():
                 return False
         self._fingerprint(*self._arguments)
         return self._hash.value == self._sample

@@ -8,16 +8,17 @@ input.
 import torch
 
 from .. import _check, reference
+from ..kernels.cells import CELLS
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
     "scan(str cell, Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights, bool batch_first, bool save)"
-    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)",
+    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor states, Tensor gates)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIB.define(
     "scan_backward(str cell, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h_0, Tensor? c_0,"
-    " Tensor[] weights, Tensor y, Tensor c, Tensor gates, bool batch_first, bool needs_dx, bool needs_dw)"
+    " Tensor[] weights, Tensor states, Tensor gates, bool batch_first, bool needs_dx, bool needs_dw)"
     " -> (Tensor dx, Tensor dh_0, Tensor dc_0, Tensor[] dweights)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -59,8 +60,8 @@ def _forward_cpu(cell, x, h_0, c_0, weights, batch_first, save):
 
 def _empty_outputs(cell, x, h_0, c_0, batch_first, save):
     """The outputs for an empty batch, or of no hidden units: nothing to compute."""
-    y, h_n, c_n, c, gates = _allocate(cell, x, h_0, c_0, batch_first, save)
-    return y, h_n.copy_(h_0), c_n if c_0 is None else c_n.copy_(c_0), c, gates
+    y, h_n, c_n, states, gates = _allocate(cell, x, h_0, c_0, batch_first, save)
+    return y, h_n.copy_(h_0), c_n if c_0 is None else c_n.copy_(c_0), states, gates
 
 
 def _allocate(cell, x, h_0, c_0, batch_first, save):
@@ -69,9 +70,9 @@ def _allocate(cell, x, h_0, c_0, batch_first, save):
     y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
     h_n = x.new_empty((D, B, H))
     c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
-    c = x.new_empty((D, T, B, H) if save and c_0 is not None else (0,))
+    states = x.new_empty((CELLS[cell].states, D, T, B, H) if save else (0,))
     gates = x.new_empty((_driver().gates_size(cell, T, B, H, D, x.dtype) if save else 0,))
-    return y, h_n, c_n, c, gates
+    return y, h_n, c_n, states, gates
 
 
 def _forward_fake(cell, x, h_0, c_0, weights, batch_first, save):
@@ -79,13 +80,14 @@ def _forward_fake(cell, x, h_0, c_0, weights, batch_first, save):
     return _allocate(cell, x, h_0, c_0, batch_first, save)
 
 
-def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
+def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw):
     weights = list(weights)
     T, B, H, D = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
     if B == 0 or H == 0:
-        made = _backward_fake(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw)
+        given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
+        made = _backward_fake(cell, *given, batch_first, needs_dx, needs_dw)
         return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]])
-    _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, y, c, gates, batch_first, T)
+    _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T)
     dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
     dx, dh_0, dc_0, dweights = _driver().backward(
         cell,
@@ -96,8 +98,7 @@ def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch
         h_0.contiguous(),
         c_0,
         weights,
-        y.contiguous(),
-        c.contiguous(),
+        states.contiguous(),
         gates.contiguous(),
         batch_first,
         needs_dx,
@@ -107,19 +108,19 @@ def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch
     return (*nothing, list(dweights) if needs_dw else [])
 
 
-def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, y, c, gates, batch_first, T):
+def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T):
     D, B, H = h_0.shape
     shape = (B, T, D * H) if batch_first else (T, B, D * H)
     state = (D, B, H) if c_0 is not None else (0,)
     size = _driver().gates_size(cell, T, B, H, D, x.dtype)
-    expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state), ("y", y, shape)]
-    expected += [("c", c, (D, T, B, H) if c_0 is not None else (0,)), ("gates", gates, (size,))]
+    expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state)]
+    expected += [("states", states, (CELLS[cell].states, D, T, B, H)), ("gates", gates, (size,))]
     for name, tensor, shape in expected:
         if tensor is not None:
             _check.matches(name, tensor, shape, x)
 
 
-def _backward_fake(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
+def _backward_fake(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw):
     empty = x.new_empty
     dx = empty(x.shape if needs_dx else (0,))
     dweights = [empty(w.shape) for w in weights] if needs_dw else []
@@ -128,16 +129,16 @@ def _backward_fake(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batc
 
 def _save_for_backward(ctx, inputs, output):
     cell, x, h_0, c_0, weights, batch_first, save = inputs
-    y, _, _, c, gates = output
+    _, _, _, states, gates = output
     ctx.cell, ctx.batch_first, ctx.save, ctx.per_layer = cell, batch_first, save, len(weights)
-    ctx.mark_non_differentiable(c, gates)
+    ctx.mark_non_differentiable(states, gates)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, h_0, c_0, *weights, y, c, gates)
+    ctx.save_for_backward(x, h_0, c_0, *weights, states, gates)
 
 
-def _backward(ctx, dy, dh_n, dc_n, dc, dgates):
+def _backward(ctx, dy, dh_n, dc_n, dstates, dgates):
     x, h_0, c_0, *rest = ctx.saved_tensors
-    weights, (y, c, gates) = rest[: ctx.per_layer], rest[ctx.per_layer :]
+    weights, (states, gates) = rest[: ctx.per_layer], rest[ctx.per_layer :]
     cell, batch_first = ctx.cell, ctx.batch_first
     needs_dx, needs_dw = ctx.needs_input_grad[1], any(ctx.needs_input_grad[4])
     dc_n = None if c_0 is None else dc_n
@@ -145,9 +146,9 @@ def _backward(ctx, dy, dh_n, dc_n, dc, dgates):
         return None, None, None, None, [None] * len(weights), None, None
     if not ctx.save:
         with torch.no_grad():
-            y, _, _, c, gates = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True)
+            *_, states, gates = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True)
     dx, dh_0, dc_0, dweights = torch.ops.seqkernels.scan_backward(
-        cell, dy, dh_n, dc_n, x, h_0, c_0, weights, y, c, gates, batch_first, needs_dx, needs_dw
+        cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw
     )
     dx = dx if needs_dx else None
     dc_0 = None if c_0 is None else dc_0
@@ -155,14 +156,14 @@ def _backward(ctx, dy, dh_n, dc_n, dc, dgates):
 
 
 def _save_for_double_backward(ctx, inputs, output):
-    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, _, batch_first, needs_dx, needs_dw = inputs
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, batch_first, needs_dx, needs_dw = inputs
     ctx.cell, ctx.batch_first, ctx.needs = cell, batch_first, (needs_dx, needs_dw)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, *weights)
 
 
 def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
-    """Gradient of the gradient, by differentiating the reference twice. y, c and gates depend on the other arguments
+    """Gradient of the gradient, by differentiating the reference twice. states and gates depend on the other arguments
     and carry no gradient of their own: the recomputation accounts for all of it."""
     needs_dx, needs_dw = ctx.needs
     dy, dh_n, dc_n, *primals = ctx.saved_tensors
@@ -196,7 +197,7 @@ def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
         )
     grads = iter(grads)
     ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
-    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None, None
+    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None
 
 
 def _differentiable(*tensors):

@@ -6,6 +6,8 @@ All pointers that reach a kernel come from tensors whose extents are fixed here:
 
 import torch
 
+from seqkernels.kernels.cells import CELLS
+
 from . import threads
 from .compiled import compiled
 from .packed import PackedWeights, pack_count, packed_weights
@@ -23,11 +25,13 @@ def gates_size(cell, T, B, H, D, dtype):
 
 
 def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
-    """y, h_n, c_n, c, gates of one layer of D directions.
+    """y, h_n, c_n, states, gates of one layer of D directions.
 
     x (T, B, I) or, with batch_first, (B, T, I), last stride 1; h0, c0 (D, B, H) contiguous (c0 None but for an LSTM);
     weights: per direction w_ih (G H, I), w_hh (G H, H) and, or not, b_ih, b_hh (G H). y (T, B, D H) or (B, T, D H);
-    h_n, c_n (D, B, H); for save=True c (D, T, B, H) and gates, opaque, for `backward`; what does not exist is empty.
+    h_n, c_n (D, B, H). For save=True, what `backward` needs: the S states after each step, (S, D, T, B, H) in the
+    order of the steps, and gates, opaque. They share no memory with y, which its owner may write to. What is not there
+    is empty.
     """
     D, B, H = h0.shape
     time = 1 if batch_first else 0
@@ -39,7 +43,8 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
     h_n = torch.empty_like(h0)
     c_n = h0.new_empty(0) if c0 is None else torch.empty_like(c0)
-    c = leased(D * T * B * H if save and c0 is not None else 0, x.dtype)
+    S = CELLS[cell].states
+    states = leased(S * D * T * B * H, x.dtype).view(S, D, T, B, H) if save else x.new_empty(0)
     chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
     gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
@@ -50,18 +55,17 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
         last = (T - 1) * d  # the second direction starts at the last step
         sign = 1 - 2 * d
         state = size * d * B * H
-        if c0 is None:
-            cells = (0, 0, 0)
-        elif save:
-            cells = (c0.data_ptr() + state, c.data_ptr() + size * (d * T + last) * B * H, sign * B * H)
-        else:
-            cells = (c0.data_ptr() + state, c_n.data_ptr() + state, 0)
+        outputs = (y.data_ptr() + size * (y_time * last + d * H), sign * y_time, y.stride(1 - time))
+        h, c = outputs, (c_n.data_ptr() + state, 0)
+        if save:
+            h, c = (states[0, d].data_ptr(), B * H, H), (states[S - 1, d].data_ptr(), B * H)
         arguments = (
             *(x.data_ptr() + size * x_time * last, sign * x_time, x.stride(1 - time)),
             *packed.directions[d],
-            *(h0.data_ptr() + state, cells[0]),
-            *(y.data_ptr() + size * (y_time * last + d * H), sign * y_time, y.stride(1 - time)),
-            *cells[1:],
+            *(h0.data_ptr() + state, 0 if c0 is None else c0.data_ptr() + state),
+            *outputs,
+            *h,
+            *c,
             *(gates.data_ptr() + size * d * chunk, int(save)),
             *(T, B, I, H),
         )
@@ -69,11 +73,8 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
             tasks.append((scan, (*arguments, first, end, h_n.data_ptr() + state)))
     _run(tasks)
     if save and c0 is not None:
-        c = c.view(D, T, B, H)
-        c_n[0].copy_(c[0, T - 1])
-        if D == 2:
-            c_n[1].copy_(c[1, 0])
-    return y, h_n, c_n, c, gates if save else h0.new_empty(0)
+        c_n.copy_(states[1, :, T - 1])
+    return y, h_n, c_n, states, gates if save else x.new_empty(0)
 
 
 def _run(tasks):

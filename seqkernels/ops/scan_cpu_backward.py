@@ -11,10 +11,10 @@ from .splits import parts_for, ranges, row_ranges
 from .workspace import on_huge_pages, workspace
 
 
-def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, needs_dx, needs_dw):
+def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw):
     """dx, dh0, dc0 and the list of the weights' gradients, from the gradients of y, h_n and c_n (each may be None).
 
-    Shapes and strides as in `forward`; `gates` is read only. What is not needed, or does not exist, is None.
+    Shapes and strides as in `forward`; states and gates are only read. What is not needed, or does not exist, is None.
     """
     D = h0.shape[0]
     dx = on_huge_pages(x.new_empty(x.shape)) if needs_dx else None
@@ -22,7 +22,7 @@ def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first,
         dy = dy.contiguous()
     groups = per_direction(cell, weights)
     shared = (dy, dh_n, dc_n, x, h0, c0)
-    results = [_Backward(cell, d, *shared, groups[d], y, c, gates, batch_first, dx, needs_dw) for d in range(D)]
+    results = [_Backward(cell, d, *shared, groups[d], states, gates, batch_first, dx, needs_dw) for d in range(D)]
     _run_backward(results)
     dh0 = torch.stack([r.dh0 for r in results])
     dc0 = None if c0 is None else torch.stack([r.dc for r in results])
@@ -32,15 +32,15 @@ def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first,
 class _Backward:
     """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
 
-    def __init__(self, cell, d, dy, dh_n, dc_n, x, h0, c0, weights, y, c, gates, batch_first, dx, needs_dw):
+    def __init__(self, cell, d, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, dx, needs_dw):
         self.cell, self.d, self.weights = cell, d, weights
         self.time = 1 if batch_first else 0
         self.T, self.B, self.I, self.H = x.shape[self.time], h0.shape[1], x.shape[2], h0.shape[2]
         self.size = x.element_size()
         self.shape = compiled().layout(cell, self.size, True)
-        self.x, self.y, self.dx, self.needs_dw = x, y, dx, needs_dw
+        self.x, self.dx, self.needs_dw = x, dx, needs_dw
         self.h0, self.c0 = h0[d], None if c0 is None else c0[d]
-        self.c, self.gates = None if c0 is None else c[d], gates
+        self.states, self.gates = states[:, d], gates
         zeros = torch.zeros_like(self.h0)
         self.dy_last = zeros if dh_n is None else dh_n[d].contiguous()
         if dy is None:
@@ -71,9 +71,9 @@ class _Backward:
             return start + self.size * step * (self.T - 1), -step, tensor.stride(1 - self.time)
         return start, step, tensor.stride(1 - self.time)
 
-    def shifted(self, tensor, t, column=0):
+    def shifted(self, tensor, t):
         """The same from step t on."""
-        start, step, row = self.steps_of(tensor, column)
+        start, step, row = self.steps_of(tensor)
         return start + self.size * step * t, step, row
 
     def chunks(self):
@@ -95,18 +95,13 @@ class _Backward:
     def step_arguments(self, t0, here, later, sums, first, last):
         """`scan_backward` on the chunk from step t0: gradients go to `here`; `later` are the next chunk's."""
         size, B, H = self.size, self.B, self.H
-        if self.c is None:
-            memory = (0, 0, 0)
-        else:
-            c = self.steps_of_c()
-            memory = (self.c0.data_ptr(), *c)
+        c = (0, 0, 0) if self.c0 is None else (self.c0.data_ptr(), self.states[1].data_ptr(), B * H)
         direction = self.gates.data_ptr() + size * self.d * self.T * B * self.slabs * self.shape.gate_row
         return (
             *self.dy,
             self.dy_last.data_ptr(),
-            *self.steps_of(self.y, self.d * H),
-            self.h0.data_ptr(),
-            *memory,
+            *(self.states[0].data_ptr(), B * H, self.h0.data_ptr()),
+            *c,
             direction + size * t0 * B * self.slabs * self.shape.gate_row,
             self.w_hh.data_ptr(),
             self.direct_h.data_ptr(),
@@ -116,19 +111,13 @@ class _Backward:
             *(self.T, B, H, t0, self.count(t0), first, last),
         )
 
-    def steps_of_c(self):
-        """c (T, B, H) in this direction's order of steps: address and stride of a step."""
-        step = self.B * self.H
-        if self.d:
-            return self.c.data_ptr() + self.size * step * (self.T - 1), -step
-        return self.c.data_ptr(), step
-
     def count(self, t0):
         return max(0, min(self.length, self.T - t0))
 
     def gradient_arguments(self, t0, here, panels, sums, slabs, wants_dx, wants_dw):
         """`scan_gradients` on the chunk from step t0, the weights' for a range of slabs."""
-        h = self.shifted(self.y, t0 - 1, self.d * self.H)
+        step = self.B * self.H
+        h = (self.states[0].data_ptr() + self.size * step * (t0 - 1), step, self.H)
         dx = (0, 0, 0, 0)
         if wants_dx:
             dx = (*self.shifted(self.dx, t0), self.w_ih.data_ptr())

@@ -30,7 +30,7 @@ def step(cell, packed, x, x_row, B, h, c, y, h_n, c_n):
     scan, row = _kernel(cell, x.element_size(), H)
     gates = workspace(row * B, x.dtype).data_ptr()
     c, c_n = (0, 0) if c is None else (c.data_ptr(), c_n.data_ptr())
-    states = (h.data_ptr(), c, y.data_ptr(), 0, H, c_n, 0)
+    states = (h.data_ptr(), c, *(y.data_ptr(), 0, H) * 2, c_n, 0)
     scan(x.data_ptr(), 0, x_row, *packed.directions[0], *states, gates, 0, 1, B, I, H, 0, B, h_n.data_ptr())
 
 
@@ -44,7 +44,7 @@ class Steps:
         self._kept = (packed, h, c, y, torch.empty(row * B, dtype=h.dtype))
         c = 0 if c is None else c.data_ptr()
         gates = self._kept[-1].data_ptr()
-        states = (h.data_ptr(), c, y.data_ptr(), 0, H, c, 0)
+        states = (h.data_ptr(), c, *(y.data_ptr(), 0, H) * 2, c, 0)
         self._arguments = (*packed.directions[0], *states, gates, 0, 1, B, I, H, 0, B, h.data_ptr())
 
     def take(self, x, x_row):

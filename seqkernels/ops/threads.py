@@ -1,7 +1,7 @@
 """Threads for kernels that release the GIL. Their number follows `torch.get_num_threads()`."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 
 import torch
@@ -11,19 +11,47 @@ _pool = None
 
 
 def run(tasks):
-    """Call every task; return when all are done. At most `torch.get_num_threads()` of them run at once."""
+    """Call every task; return when all are done. At most `torch.get_num_threads()` of them run at once.
+
+    Tasks write to memory that the caller may free when it is told of an exception, so that an exception, an interrupt
+    included, is raised only when no task runs any more.
+    """
     threads = min(len(tasks), torch.get_num_threads())
     if threads <= 1:
-        for task in tasks:
-            task()
+        _run_all(tasks)
         return
-    shares = [tasks[i::threads] for i in range(threads)]
-    futures = [_executor().submit(_run_all, share) for share in shares[1:]]
+    shares, futures = [tasks[i::threads] for i in range(threads)], []
     try:
+        for share in shares[1:]:
+            futures.append(_submit(share))
         _run_all(shares[0])
     finally:
-        for future in futures:
-            future.result()
+        _wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _submit(share):
+    """A future of the share; done at once by this thread where the interpreter is ending and takes no more work."""
+    try:
+        return _executor().submit(_run_all, share)
+    except RuntimeError:
+        future = Future()
+        future.set_result(_run_all(share))
+        return future
+
+
+def _wait(futures):
+    """Until all are done; what interrupts the waiting is raised after it."""
+    interrupt = None
+    while True:
+        try:
+            wait(futures)
+            break
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _run_all(tasks):
