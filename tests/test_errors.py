@@ -207,8 +207,19 @@ def test_stream_errors():
         stream(z(3, I))
     with pytest.raises(RuntimeError, match="out size"):
         stream(z(2, I), out=z(2, 5))
-    stream.reset((z(1, 2, H), z(1, 3, H)))
-    with pytest.raises(RuntimeError, match=r"state\[1\]"):
+    with pytest.raises(RuntimeError, match=r"state\[1\] size \(1, 2, 4\), got \[1, 3, 4\]"):
+        stream.reset((z(1, 2, H), z(1, 3, H)))
+    with pytest.raises(RuntimeError, match=r"state\[0\] size \(1, 2, 4\), got \[2, 2, 4\]"):
+        stream.reset((z(2, 2, H), z(2, 2, H)))
+    with pytest.raises(RuntimeError, match="2 tensors, got 1"):
+        stream.reset((z(1, 2, H),))
+    with pytest.raises(ValueError, match=r"state\[0\] must have .* torch.float32, got torch.float64"):
+        stream.reset([z(1, 2, H, dtype=torch.float64)] * 2)
+    for state in (z(1, 2, H), (z(1, 2, H), None)):
+        with pytest.raises(TypeError, match="a pair of tensors"):
+            stream.reset(state)
+    stream.reset([z(1, 3, H)] * 2)
+    with pytest.raises(RuntimeError, match=r"state\[0\]"):
         stream(z(2, I))
 
 

@@ -49,14 +49,61 @@ def test_steps_are_the_sequence(make, options):
         torch.testing.assert_close(stream.state, final)
 
 
-def test_the_given_state_is_copied():
-    module = nn.GRU(I, 4)
-    state = torch.randn(1, B, 4)
-    kept = state.clone()
+@pytest.mark.parametrize("shape", ((1, B, 4), (1, 4)))
+def test_the_given_state_is_copied_and_shown(shape):
+    module = nn.LSTM(I, 4)
+    state = [torch.randn(shape).requires_grad_() for _ in range(2)]
+    kept, x = tuple(s.detach().clone() for s in state), torch.randn((*shape[1:-1], I))
     stream = Stream(module)
     stream.reset(state)
-    stream(torch.randn(B, I))
-    assert torch.equal(state, kept)
+    with torch.no_grad():
+        expected = module(x.unsqueeze(0), kept)[1]
+        for s in state:
+            s.zero_()
+    torch.testing.assert_close(stream.state, kept)
+    assert not stream.state[0].requires_grad
+    stream(x)
+    torch.testing.assert_close(stream.state, expected)
+
+
+@pytest.mark.parametrize("make", (lambda: nn.LSTM(I, 8, 2), lambda: nn.LSTM(I, 8, proj_size=3)))
+@pytest.mark.parametrize("shape", ((B, I), (I,)))
+def test_gradients_refuse_what_was_overwritten(make, shape):
+    stream, x = Stream(make()), torch.randn(shape)
+    for pick in (lambda: stream(x), lambda: stream.state[0], lambda: stream.state[1]):
+        picked = pick()
+        weight = torch.ones_like(picked, requires_grad=True)
+        loss = (picked * weight).sum()
+        stream(x)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    weight = torch.ones(1, requires_grad=True)
+    loss = (stream(x, out=torch.empty_like(stream(x))) * weight).sum()
+    stream(x)
+    loss.backward()
+
+
+def test_a_first_step_that_fails_fixes_nothing():
+    module = nn.GRU(I, 8)
+    stream, state = Stream(module), torch.randn(1, B, 8)
+    for given in (None, state):
+        stream.reset(given)
+        for bad in (torch.randn(2, I).double(), torch.randn(2, 2)):
+            with pytest.raises((RuntimeError, ValueError)):
+                stream(bad)
+        assert stream.state is None if given is None else torch.equal(stream.state, state)
+        x = torch.randn(B, I)
+        torch.testing.assert_close(stream(x), whole(module, x.unsqueeze(0), given)[0][0])
+
+
+def test_dropout_is_refused_where_a_stream_starts():
+    module = nn.LSTM(I, 8, 2, dropout=0.5).eval()
+    stream, x = Stream(module), torch.randn(B, I)
+    module.train()
+    with pytest.raises(ValueError, match="call module.eval"):
+        stream(x)
+    module.eval()
+    assert stream(x).shape == (B, 8)
 
 
 def test_the_buffer_is_overwritten_and_out_is_not():
