@@ -52,6 +52,9 @@ def plain(dtype, *tensors):
     return True
 
 
+REFUSED = "the arguments are refused by torch"
+
+
 def thread_reason() -> str | None:
     """Why no kernel runs under what is active in this thread, or None."""
     if is_compiling():
@@ -82,6 +85,22 @@ def tensor_reason(name, x) -> str | None:
     if x.dtype not in SERVED_DTYPES:
         return f"{name} is {x.dtype}: the kernels take float32 and float64"
     return None
+
+
+def stored(**tensors):
+    """Raises RuntimeError, with the argument's name, for a tensor whose storage has been freed or shrunk under it.
+
+    For tensors that have memory, not fake or wrapped ones; None is passed over.
+    """
+    for name, x in tensors.items():
+        if x is not None and x.numel():
+            there = x.untyped_storage().nbytes()
+            extent = x.nbytes
+            if not x.is_contiguous():
+                extent = x.element_size() * (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride())))
+            needed = x.storage_offset() * x.element_size() + extent
+            if needed > there:
+                raise RuntimeError(f"{name} needs {needed} bytes of storage and has {there}: its storage was resized")
 
 
 def state_dtypes(input, states):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn as torch_nn
 
+from . import _check
 from .nn import GRU, LSTM, RNN, GRUCell, LSTMCell, MultiheadAttention, RNNCell
 
 _OURS = (RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell, MultiheadAttention)
@@ -26,7 +27,8 @@ def explain(module, *inputs, **keywords):
     """The path that module(*inputs, **keywords) would take here and now, without running it.
 
     Depends on what decides the path: shapes, dtypes, devices, grad mode, active transforms. Raises TypeError for a
-    module that is neither one of this package's nor what they take the place of.
+    module that is neither one of this package's nor what they take the place of, and what the module itself raises
+    for arguments that are no tensors.
     """
     name = f"{type(module).__module__.split('.')[0]}.nn.{type(module).__name__}"
     if not isinstance(module, _OURS):
@@ -36,5 +38,7 @@ def explain(module, *inputs, **keywords):
     reason = module.fallback_reason(*inputs, **keywords)
     if reason is None:
         return Explanation(name, "kernel", "a kernel serves this call")
+    if reason == _check.REFUSED:
+        module(*inputs, **keywords)  # raises, and says more than a path would
     own = getattr(module, "uses_reference", None)
     return Explanation(name, "reference" if own is not None and own() else "torch", reason)

@@ -69,6 +69,7 @@ def scan(
     tensors = {"x": x, "h_0": h_0, "c_0": c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
     if not _use_kernel(impl, reasons + _reasons(tensors)):
         return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths, reset, reset_state, return_states)
+    _check_stored(tensors)
     y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first)
     return ScanOutput(y, h_n, None if c_0 is None else c_n)
 
@@ -87,6 +88,7 @@ def step(cell, x, h, c=None, weights=(), *, impl="auto"):
     tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
     if not _use_kernel(impl, _reasons(tensors)):
         return reference.step(cell, x, h, c, weights)
+    _check_stored(tensors)
     return _scan.step_through_operator(cell, x, h, c, weights)
 
 
@@ -117,6 +119,12 @@ def _reasons(tensors):
     """Why no kernel can read these tensors here and now: a list, empty where one can."""
     found = [_check.thread_reason(), *(_check.tensor_reason(n, t) for n, t in tensors.items() if t is not None)]
     return [reason for reason in found if reason is not None]
+
+
+def _check_stored(tensors):
+    """Raises RuntimeError for a plain tensor whose storage has been freed or shrunk under it."""
+    if _check.plain_thread():
+        _check.stored(**{n: t for n, t in tensors.items() if t is not None and _check.plain(t.dtype, t)})
 
 
 def _use_kernel(impl, reasons):
@@ -188,7 +196,10 @@ def scaled_dot_product_attention(
     if not _use_kernel(impl, reasons):
         run = reference.scaled_dot_product_attention if impl == "reference" else F.scaled_dot_product_attention
         return run(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    run = _attention.direct if _plain(query, key, value, attn_mask) else _attention.through_operator
+    plain = _plain(query, key, value, attn_mask)
+    if plain:
+        _check.stored(query=query, key=key, value=value, attn_mask=attn_mask)
+    run = _attention.direct if plain else _attention.through_operator
     if query.dim() == 4:
         return run(query, key, value, attn_mask, is_causal, scale)
     mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(0)

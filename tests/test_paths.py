@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_errors import outcome
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -54,6 +55,24 @@ def test_explain_names_the_reason():
         assert "add_bias_kv" in path(nn.MultiheadAttention(8, 2, add_bias_kv=True), q, q, q)
     with pytest.raises(TypeError, match="Linear"):
         seqkernels.explain(torch.nn.Linear(1, 1), x)
+
+
+def test_what_is_no_tensor_gets_torchs_error_from_the_module_and_from_explain():
+    q = torch.zeros(3, 2, 8)
+    given = [(None,) * 3, (q, None, None), (q, q, 3), (q, q, q, [1]), (q, q, q, None, True, [1])]
+    for dropout in (0, 0.1):
+        ours, theirs = nn.MultiheadAttention(8, 2, dropout=dropout), torch.nn.MultiheadAttention(8, 2, dropout=dropout)
+        for arguments in given:
+            for grad in (True, False):
+                with torch.set_grad_enabled(grad):
+                    raised = outcome(theirs, *arguments)
+                    assert isinstance(raised[0], type)
+                    assert outcome(ours, *arguments) == raised
+                    assert outcome(seqkernels.explain, ours, *arguments) == raised
+    for module, arguments in ((nn.LSTM(I, H), (None,)), (nn.GRU(I, H), (q, 3)), (nn.LSTMCell(I, H), (3,))):
+        raised = outcome(module, *arguments)
+        assert isinstance(raised[0], type)
+        assert outcome(seqkernels.explain, module, *arguments) == raised
 
 
 FALLBACKS = {
@@ -180,6 +199,19 @@ def test_multihead_attention_is_torchs(layout, mask, need_weights, average):
     with torch.no_grad():
         assert seqkernels.explain(ours, *given).path == "kernel"
         torch.testing.assert_close(ours(*given), theirs(*given), equal_nan=True)
+
+
+@pytest.mark.parametrize("batch_first", (True, False))
+@pytest.mark.parametrize("training", (True, False))
+def test_a_query_that_sees_no_key_is_zero_in_every_mode(training, batch_first):
+    """Without weights; torch's fast path in eval mode has NaN."""
+    module, x = nn.MultiheadAttention(8, 2, batch_first=batch_first).train(training), torch.randn(2, 2, 8)
+    torch.nn.init.normal_(module.out_proj.bias)
+    hidden = torch.ones(2, 2, dtype=torch.bool)
+    for masks in ({"key_padding_mask": hidden}, {"attn_mask": hidden}):
+        with torch.no_grad():
+            y, _ = module(x, x, x, need_weights=False, **masks)
+            torch.testing.assert_close(y, module.out_proj.bias.expand_as(y))
 
 
 @pytest.mark.parametrize("need_weights", (False, True))

@@ -15,6 +15,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     Served without gradients: masks, key_padding_mask, is_causal, batch_first, unbatched input, kdim and vdim, and
     need_weights=True, whose weights are computed apart from the kernel, as a (B, N, T, S) matrix, averaged or per head.
+    Without weights a query that may attend to no key gets 0 before the output projection, in every mode. torch has 0
+    there too, but NaN on the fast path of its eval mode (no gradient, batch_first, need_weights=False, a mask). With
+    need_weights=True it is NaN, weights and output, as torch's.
     Everything else runs as torch's own module; `seqkernels.explain(module, *inputs)` says why.
     """
 
@@ -41,7 +44,10 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         q, k, v = self._heads(query, key, value, batch_first)
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if causal else self._merged(attn_mask, key_padding_mask, q)
-        run = _ops.direct if self._plain(q, k, v, mask) else _ops.through_operator
+        plain = self._plain(q, k, v, mask)
+        if plain:
+            _check.stored(attn_mask=mask)
+        run = _ops.direct if plain else _ops.through_operator
         out = run(q, k, v, mask, causal, None)
         weights = None
         if need_weights:
@@ -68,6 +74,10 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         is_causal=False,
     ) -> str | None:
         """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
+        if not all(isinstance(t, Tensor) for t in (query, key, value)):
+            return _check.REFUSED
+        if not all(m is None or isinstance(m, Tensor) for m in (key_padding_mask, attn_mask)):
+            return _check.REFUSED
         reason = _check.thread_reason()
         if reason is not None:
             return reason

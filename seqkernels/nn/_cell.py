@@ -29,7 +29,7 @@ class Cell:
             return reason
         states = self._given_states(hx)
         if states is None or not isinstance(input, Tensor):
-            return "the arguments are refused by torch"
+            return _check.REFUSED
         weights = self._weights()
         named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states))]
         named += [(f"weight {i}", w) for i, w in enumerate(weights)]

@@ -85,7 +85,7 @@ class Recurrent:
             return reason
         states = self._given_states(hx)
         if states is None or not isinstance(input, Tensor):
-            return "the arguments are refused by torch"
+            return _check.REFUSED
         weights = self._weights()
         named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states))]
         named += [(name, w) for name, w in zip(self._flat_weights_names, weights)]

@@ -8,7 +8,7 @@ import importlib
 
 import torch
 
-from .. import reference
+from .. import _check, reference
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
@@ -64,6 +64,7 @@ def _forward_cpu(query, key, value, mask, causal, scale):
     reason = _driver().supports(query, key, value, mask)
     if reason is not None:
         raise NotImplementedError(reason)
+    _check.stored(query=query, key=key, value=value, attn_mask=mask)
     return _driver().forward(query, key, value, mask, causal, scale)
 
 

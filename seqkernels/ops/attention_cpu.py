@@ -44,11 +44,9 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
     if mask is None and T <= FEW and (S == 1 or not causal):
         return decode(q, k, v, scale)
-    out = q.new_empty(B, N, T, Dv)
-    if out.numel() == 0:
+    out, done = _output(q, Dv, S)
+    if done:
         return out
-    if S == 0:
-        return out.zero_()
     q, k, v = _rows(q), _rows(k), _rows(v)
     kind, place = transposed.NO_MASK, (0, 0, 0, 0)
     if mask is not None:
@@ -85,11 +83,9 @@ def decode(q, k, v, scale=None, length=None):
     S = k.shape[2] if length is None else length
     if not 0 <= S <= k.shape[2]:
         raise ValueError(f"length must be between 0 and the {k.shape[2]} keys of the cache, got {S}")
-    out = q.new_empty(B, N, T, Dv)
-    if out.numel() == 0:
+    out, done = _output(q, Dv, S)
+    if done:
         return out
-    if S == 0:
-        return out.zero_()
     q, k, v = _rows(q), _rows(k), _rows(v)
     size, group = q.element_size(), N // heads
     entry = kernel("decode", size=size)
@@ -107,6 +103,14 @@ def decode(q, k, v, scale=None, length=None):
     threads.run([partial(entry, *call) for call in calls])
     entry(*arguments, start, 0, 0, 1, 0, rows)
     return out
+
+
+def _output(q, Dv, S):
+    """The output (B, N, T, Dv), and whether that is all: it is empty, or zero for want of keys."""
+    out = q.new_empty(*q.shape[:3], Dv)
+    if S == 0:
+        out.zero_()
+    return out, S == 0 or out.numel() == 0
 
 
 def _factor(scale, D):
