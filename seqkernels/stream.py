@@ -123,12 +123,12 @@ class Stream:
     def _state_shapes(self, batch):
         """Sizes of h, and of c where there is one; batch is (B,), or () unbatched."""
         module = self._module
-        sizes = [module.proj_size or module.hidden_size, module.hidden_size][: 1 + (module.mode == "LSTM")]
+        sizes = [module.proj_size or module.hidden_size, module.hidden_size][: 1 + (module._has_c)]
         return [(module.num_layers, *batch, size) for size in sizes]
 
     def _copies(self, state):
         """Own, dense copies of the tensors of a state that fits the module."""
-        pair = self._module.mode == "LSTM"
+        pair = self._module._has_c
         tensors = state if pair else (state,)
         if not isinstance(tensors, (tuple, list)) or not all(isinstance(t, torch.Tensor) for t in tensors):
             raise TypeError(f"state must be {'a pair of tensors' if pair else 'a tensor'}, got {type(state).__name__}")
@@ -141,7 +141,7 @@ class Stream:
             return [s.detach().clone(memory_format=torch.contiguous_format) for s in tensors]
 
     def _hx(self, states):
-        return tuple(states) if self._module.mode == "LSTM" else states[0]
+        return tuple(states) if self._module._has_c else states[0]
 
     def _step(self, x):
         x = x if x.stride(-1) == 1 else x.contiguous()
@@ -173,7 +173,7 @@ class Stream:
         with torch.no_grad():
             y, hx = module(self._sequence(x), self._current)
             self._y.copy_(y.view_as(self._y))
-            for mine, new in zip(self._states, hx if module.mode == "LSTM" else (hx,)):
+            for mine, new in zip(self._states, hx if module._has_c else (hx,)):
                 mine.copy_(new.view_as(mine))
 
 

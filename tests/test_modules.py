@@ -44,6 +44,16 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
+def assert_same(ours, theirs, given):
+    """Results and gradients, and on the kernels without one."""
+    a, b = ours(*given), theirs(*given)
+    close(a, b)
+    close(gradients(ours, a, given), gradients(theirs, b, given))
+    with torch.no_grad():
+        close(ours(*given), b)
+        assert seqkernels.explain(ours, *given).path == "kernel"
+
+
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_results_and_gradients_are_torchs(kind, options):
@@ -54,13 +64,7 @@ def test_results_and_gradients_are_torchs(kind, options):
         close(ours(x), expected)
         hx = states_like(expected[1])
         for state in (hx, None):
-            given = (x,) if state is None else (x, state)
-            a, b = ours(*given), theirs(*given)
-            close(a, b)
-            close(gradients(ours, a, given), gradients(theirs, b, given))
-            with torch.no_grad():
-                close(ours(*given), b)
-                assert seqkernels.explain(ours, *given).path == "kernel"
+            assert_same(ours, theirs, (x,) if state is None else (x, state))
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -71,12 +75,7 @@ def test_cells_are_torchs(kind):
             x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
             hx = states_like(theirs(x))
             for given in ((x,), (x, hx)):
-                a, b = ours(*given), theirs(*given)
-                close(a, b)
-                close(gradients(ours, a, given), gradients(theirs, b, given))
-                with torch.no_grad():
-                    close(ours(*given), b)
-                    assert seqkernels.explain(ours, *given).path == "kernel"
+                assert_same(ours, theirs, given)
 
 
 @pytest.mark.parametrize("kind", KINDS)

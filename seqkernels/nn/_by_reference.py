@@ -31,7 +31,7 @@ def recurrent(module, input, hx):
 def _states(module, hx):
     states = module._given_states(hx)
     if states is None:
-        wanted = "a pair of tensors" if module.mode == "LSTM" else "a tensor"
+        wanted = "a pair of tensors" if module._has_c else "a tensor"
         raise TypeError(f"hx must be {wanted}, got {type(hx).__name__}")
     return states
 
@@ -60,9 +60,7 @@ def cell(module, input, hx):
     kind = type(module).__name__
     states = module._given_states(hx)
     if states is None:
-        raise TypeError(
-            f"hx must be {'a pair of tensors' if kind == 'LSTMCell' else 'a tensor'}, got {type(hx).__name__}"
-        )
+        raise TypeError(f"hx must be {'a pair of tensors' if module._has_c else 'a tensor'}, got {type(hx).__name__}")
     for name, value in (("input", input), *(("hidden", s) for s in states)):
         if value.dim() not in (1, 2):
             raise ValueError(f"{kind}: Expected {name} to be 1D or 2D, got {value.dim()}D instead")

@@ -1,16 +1,16 @@
 """RNNCell, LSTMCell and GRUCell in the place of torch.nn's: one step is a scan of length one."""
 
 import torch
-from torch import Tensor
 
 from .. import _check
 from ..kernels.cells import CELLS
 from ..ops import direct
 from ..ops import scan as _ops
 from . import _by_reference
+from ._served import Served
 
 
-class Cell:
+class Cell(Served):
     """Stands before torch's class among the bases of the three cells; `self._cell` is the name of the cell."""
 
     def forward(self, input, hx=None):
@@ -22,37 +22,10 @@ class Cell:
             return self._step(input, hx, weights, _ops.step_through_operator)
         return self._fallback(input, hx)
 
-    def fallback_reason(self, input, hx=None) -> str | None:
-        """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
-        reason = _check.thread_reason()
-        if reason is not None:
-            return reason
-        states = self._given_states(hx)
-        if states is None or not isinstance(input, Tensor):
-            return _check.REFUSED
-        weights = self._weights()
-        named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states))]
-        named += [(f"weight {i}", w) for i, w in enumerate(weights)]
-        for name, tensor in named:
-            reason = _check.tensor_reason(name, tensor)
-            if reason is not None:
-                return reason
-            if tensor.device != input.device or tensor.dtype != weights[0].dtype:
-                return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
+    def _weight_shapes(self):
         rows, H = CELLS[self._cell].gates * self.hidden_size, self.hidden_size
-        for w, expected in zip(weights, ((rows, self.input_size), (rows, H), (rows,), (rows,))):
-            if w.shape != expected:
-                return "a weight has been given another shape"
-        return self._size_reason(input, states)
-
-    def _given_states(self, hx):
-        if hx is None:
-            return ()
-        if self._cell != "lstm":
-            return (hx,) if isinstance(hx, Tensor) else None
-        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            return None
-        return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
+        shapes = {"weight_ih": (rows, self.input_size), "weight_hh": (rows, H)}
+        return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if self.bias else {})
 
     def _size_reason(self, input, states):
         shape, expected = input.shape, (self.hidden_size,)
@@ -72,21 +45,9 @@ class Cell:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
         return [p[n] if n in p else getattr(self, n) for n in names]
 
-    def _is_short(self, input, hx, weights):
-        """True for a call that the driver can take as it is: dense CPU tensors, right sizes, no gradient to record."""
-        dtype = weights[0].dtype
-        states = self._given_states(hx)
-        if states is None or dtype not in _check.SERVED_DTYPES:
-            return False
-        if not _check.plain(dtype, input, *states):
-            return False
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
-            return False
-        return self._size_reason(input, states) is None
-
     def _step(self, input, hx, weights, step):
         """What `forward` returns, from checked arguments, by step(cell, x (B, I), h (B, H), c, weights)."""
-        batched, lstm = input.dim() == 2, self._cell == "lstm"
+        batched, lstm = input.dim() == 2, self._has_c
         x = input if batched else input.unsqueeze(0)
         if hx is None:
             h = c = x.new_zeros((x.shape[0], self.hidden_size))
@@ -113,6 +74,7 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
     """torch.nn.LSTMCell on this package's kernels: input (B, I) or (I), hx = (h, c) each (B, H) or (H); (h', c')."""
 
     _cell = "lstm"
+    _has_c = True
 
 
 class GRUCell(Cell, torch.nn.GRUCell):

@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _check
@@ -11,6 +10,7 @@ from ..kernels.cells import CELLS
 from ..ops import direct
 from ..ops import scan as _ops
 from . import _by_reference
+from ._served import Served
 
 CELL_OF_MODE = {
     "LSTM": "lstm",
@@ -37,7 +37,7 @@ def _directions(module):
     return 2 if module.bidirectional else 1
 
 
-class Recurrent:
+class Recurrent(Served):
     """Stands before torch's class among the bases of RNN, LSTM and GRU."""
 
     learn_initial_state = False  # for modules unpickled from before the option
@@ -48,7 +48,7 @@ class Recurrent:
         if learn_initial_state:
             weight, rows = self._flat_weights[0], self.num_layers * _directions(self)
             widths = {"h_0": self.proj_size or self.hidden_size}
-            if self.mode == "LSTM":
+            if self._has_c:
                 widths["c_0"] = self.hidden_size
             for name, width in widths.items():
                 self.register_parameter(name, torch.nn.Parameter(weight.new_zeros(rows, width)))
@@ -75,30 +75,9 @@ class Recurrent:
         return self._fallback(input, hx)
 
     def fallback_reason(self, input, hx=None) -> str | None:
-        """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
         if isinstance(input, PackedSequence):
             return "the input is a PackedSequence"
-        if self.proj_size:
-            return "proj_size is set"
-        reason = _check.thread_reason()
-        if reason is not None:
-            return reason
-        states = self._given_states(hx)
-        if states is None or not isinstance(input, Tensor):
-            return _check.REFUSED
-        weights = self._weights()
-        named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states))]
-        named += [(name, w) for name, w in zip(self._flat_weights_names, weights)]
-        for name, tensor in named:
-            reason = _check.tensor_reason(name, tensor)
-            if reason is not None:
-                return reason
-            if tensor.device != input.device or tensor.dtype != weights[0].dtype:
-                return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
-        for w, shape in zip(weights, self._weight_shapes()):
-            if w.shape != shape:
-                return "a weight has been given another shape"
-        return self._size_reason(input, states)
+        return super().fallback_reason(input, hx)
 
     def _weight_shapes(self):
         D, H, shapes = _directions(self), self.hidden_size, []
@@ -106,19 +85,11 @@ class Recurrent:
         for layer in range(self.num_layers):
             own = [(rows, self.input_size if layer == 0 else D * H), (rows, H)]
             shapes += (own + ([(rows,)] * 2 if self.bias else [])) * D
-        return shapes
-
-    def _given_states(self, hx):
-        """hx as a tuple of tensors, empty where it is None; None where it is not what torch takes."""
-        if hx is None:
-            return ()
-        if self.mode != "LSTM":
-            return (hx,) if isinstance(hx, Tensor) else None
-        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            return None
-        return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
+        return dict(zip(self._flat_weights_names, shapes))
 
     def _size_reason(self, input, states):
+        if self.proj_size:
+            return "proj_size is set"
         shape = input.shape
         if len(shape) == 3:
             time, batch = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
@@ -145,28 +116,16 @@ class Recurrent:
         return [parameters[n] if n in parameters else getattr(self, n) for n in self._flat_weights_names]
 
     def _learned_state(self, input):
-        states = [self.h_0, self.c_0] if self.mode == "LSTM" else [self.h_0]
+        states = [self.h_0, self.c_0] if self._has_c else [self.h_0]
         packed = isinstance(input, PackedSequence)
         if packed or input.dim() == 3:
             batch = input.batch_sizes[0] if packed else input.shape[0 if self.batch_first else 1]
             states = [s.unsqueeze(1).expand(-1, batch, -1) for s in states]
-        return tuple(states) if self.mode == "LSTM" else states[0]
-
-    def _is_short(self, input, hx, weights):
-        """True for a call that the driver can take as it is: dense tensors, right sizes, no gradient to record."""
-        dtype = weights[0].dtype
-        states = self._given_states(hx)
-        if states is None or self.proj_size or dtype not in _check.SERVED_DTYPES:
-            return False
-        if not _check.plain(dtype, input, *states):
-            return False
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
-            return False
-        return self._size_reason(input, states) is None
+        return tuple(states) if self._has_c else states[0]
 
     def _layers(self, input, hx, weights, scan):
         """What `forward` returns, from checked arguments; a layer is scan(cell, x, h_0, c_0, weights, batch_first)."""
-        batched, lstm = input.dim() == 3, self.mode == "LSTM"
+        batched, lstm = input.dim() == 3, self._has_c
         x = input if batched else input.unsqueeze(1)
         batch_first = self.batch_first and batched
         if hx is None:

@@ -19,6 +19,8 @@ class LSTM(Recurrent, torch.nn.LSTM):
     PackedSequence; hx = (h_0, c_0), each (L*D, B, H), (L*D, H) unbatched. Returns (output, (h_n, c_n)).
     """
 
+    _has_c = True
+
 
 @traceable
 class GRU(Recurrent, torch.nn.GRU):
