@@ -93,6 +93,24 @@ def test_what_kernels_do_not_serve_is_torchs(kind, call):
     close(torch.utils._pytree.tree_leaves(a), torch.utils._pytree.tree_leaves(b))
 
 
+@pytest.mark.parametrize("kind", (*KINDS, *CELLS))
+def test_fx_keeps_a_module_whole_where_the_tracer_says_so(kind):
+    """What README.md says of torch.fx and torch.jit.script."""
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return isinstance(module, getattr(nn, kind)) or super().is_leaf_module(module, name)
+
+    model, x = torch.nn.Sequential(pair(kind)[0]), torch.randn(3, I, dtype=torch.float64)
+    traced = torch.fx.GraphModule(model, Tracer().trace(model))
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", "call_module", "output"]
+    close(traced(x), model(x))
+    with pytest.raises(torch.fx.proxy.TraceError):
+        torch.fx.symbolic_trace(model)
+    with pytest.raises(RuntimeError, match="_parameters"):
+        torch.jit.script(model)
+
+
 def test_autocast_and_bfloat16_are_torchs():
     ours, theirs = pair("GRU", dtype=torch.float32)
     x = torch.randn(3, 2, I)
