@@ -190,6 +190,9 @@ def scaled_dot_product_attention(
     Returns (B, N, T, E). "auto" and no kernel: torch's own function, with its errors. Raises NotImplementedError for
     impl="kernel" where no kernel serves the call.
     """
+    if impl == "auto" and attn_mask is None and not dropout_p and _is_short(query, key, value, enable_gqa):
+        _check.stored(query=query, key=key, value=value)
+        return _attention.direct(query, key, value, None, is_causal, scale)
     if key.dim() > 1 and value.dim() > 1 and key.shape[-2] != value.shape[-2]:  # which torch reads past the end for
         raise RuntimeError(f"Expected key and value to have the same length, got {key.shape[-2]} and {value.shape[-2]}")
     reasons = attention_reasons(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
@@ -204,6 +207,20 @@ def scaled_dot_product_attention(
         return run(query, key, value, attn_mask, is_causal, scale)
     mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(0)
     return run(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), mask, is_causal, scale).squeeze(0)
+
+
+def _is_short(query, key, value, enable_gqa):
+    """True for a call that the driver can take as it is: plain tensors (B, N, T, D), no mask, no gradient to record."""
+    dtype = query.dtype
+    if dtype not in _check.SERVED_DTYPES or not _check.plain_thread() or not _check.plain(dtype, query, key, value):
+        return False
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(query, key, value):
+        return False
+    shape, key_shape = query.shape, key.shape
+    if len(shape) != 4 or len(key_shape) != 4 or shape[0] != key_shape[0] or not shape[3] == key_shape[3] != 0:
+        return False
+    grouped = enable_gqa and key_shape[1] and shape[1] % key_shape[1] == 0
+    return (shape[1] == key_shape[1] or grouped) and value.dim() == 4 and value.shape[:3] == key_shape[:3]
 
 
 def _plain(query, key, value, mask):

@@ -71,6 +71,19 @@ def test_unchanged_weights_are_packed_once():
     assert packed.pack_count() == count
 
 
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(8, 16, 2), lambda: nn.GRUCell(8, 16)], ids=["LSTM", "GRUCell"])
+def test_parameters_can_be_swapped_by_a_conversion(make):
+    module = make()
+    with torch.no_grad():
+        module(torch.randn(2, 8))
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        module.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert module(torch.randn(2, 8).double())[0].dtype == torch.float64
+
+
 def test_an_entry_leaves_with_its_weights():
     gc.collect()
     before = len(packed._cache)

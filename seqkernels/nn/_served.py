@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import _check
+from ..ops.packed import forget
 
 
 class Served:
@@ -31,6 +32,11 @@ class Served:
         if reason is None and any(w.shape != shape for w, shape in zip(weights, shapes.values())):
             return "a weight has been given another shape"
         return reason
+
+    def _apply(self, fn, recurse=True):
+        # Conversions may swap the parameters, which torch refuses for tensors that are known by weak references.
+        forget(self._weights())
+        return super()._apply(fn, recurse)
 
     def _given_states(self, hx):
         """hx as a tuple of tensors, empty where it is None; None where it is not what torch takes."""

@@ -5,6 +5,7 @@ torch's own attention before they come here (`seqkernels.functional`).
 """
 
 import importlib
+from functools import cache
 
 import torch
 
@@ -17,6 +18,7 @@ _LIB.define(
 )
 
 
+@cache
 def _driver():
     return importlib.import_module(".attention_cpu", __package__)
 

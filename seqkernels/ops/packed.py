@@ -55,9 +55,11 @@ def cached_weights(cell, weights):
     return entry.packed if entry is not None and entry.holds(weights) else None
 
 
-def forget(cell, weights):
-    """Drop these tensors from the cache, and with them its weak references: `torch.utils.swap_tensors` refuses them."""
-    _cache.pop((cell, *map(id, weights)), None)
+def forget(weights):
+    """Drop what is packed from any of these tensors, and with it the cache's weak references to them."""
+    gone = set(map(id, weights))
+    for key in [key for key in _cache if not gone.isdisjoint(key[1:])]:
+        _cache.pop(key, None)
 
 
 def pack_backward(cell, weight, operand):

@@ -54,6 +54,7 @@ def _forward_cpu(cell, x, h_0, c_0, weights, batch_first, save):
         raise NotImplementedError(_check.tensor_reason("x", x))
     if 0 in (*x.shape[:2], *h_0.shape):
         return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
+    _check.stored(x=x, h_0=h_0, c_0=c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)})
     c_0 = None if c_0 is None else c_0.contiguous()
     return _driver().forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
 
