@@ -11,8 +11,8 @@ from numba.extending import intrinsic
 from .inner import inner
 
 ARGUMENTS = ("tensors", "count", "result")  # count pairs (address, elements); result: where the 64-bit hash goes
-WHOLE = 4096
-_SAMPLES = 64
+WHOLE = 1024
+_SAMPLES = 16
 
 
 def _view(kind):
