@@ -164,15 +164,6 @@ class Frame:
     def constant(self, value):
         return Vector(self.builder, self.lanes, self.lanes.constant(float(value)))
 
-    def iota(self):
-        """0, 1, 2, ... in the lanes."""
-        return Vector(self.builder, self.lanes, ir.Constant(self.lanes.floats, [float(i) for i in range(self.width)]))
-
-    def number(self, integer):
-        """An Int as a float in every lane."""
-        scalar = self.builder.sitofp(integer.value, self.lanes.element)
-        return Vector(self.builder, self.lanes, _splat(self.builder, self.lanes, scalar))
-
     def below(self, count):
         """The Mask of the lanes whose index is below the Int `count` (which may be negative, or large)."""
         wide = ir.VectorType(I32, self.width)

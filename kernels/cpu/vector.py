@@ -67,9 +67,6 @@ class Mask:
     def __and__(self, other):
         return Mask(self.builder, self.builder.and_(self.value, other.value))
 
-    def __or__(self, other):
-        return Mask(self.builder, self.builder.or_(self.value, other.value))
-
     def __invert__(self):
         return Mask(self.builder, self.builder.not_(self.value))
 
@@ -140,10 +137,6 @@ class Vector:
 
     def from_bits(self, ints):
         return self.new(self.builder.bitcast(ints, self.lanes.floats))
-
-    def to_ints(self):
-        """The lanes as signed integers of their own width; they must be in range."""
-        return self.builder.fptosi(self.value, self.lanes.ints)
 
 
 def fma(x, y, z):
