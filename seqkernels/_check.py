@@ -38,10 +38,14 @@ def plain_thread():
     return not (
         is_compiling()
         or _dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
-        or _is_torch_function_mode_enabled()
         or _is_any_autocast_enabled()
-        or forward_ad._current_level >= 0
+        or overridden()
     )
+
+
+def overridden():
+    """True where what a call means may be changed by what no tensor shows: a function mode, or forward AD."""
+    return _is_torch_function_mode_enabled() or forward_ad._current_level >= 0
 
 
 def plain(dtype, *tensors):
@@ -103,9 +107,12 @@ def stored(**tensors):
                 raise RuntimeError(f"{name} needs {needed} bytes of storage and has {there}: its storage was resized")
 
 
-def state_dtypes(input, states):
-    """Raises RuntimeError, as torch does, but with the dtypes in it, for a state of another dtype than the input's."""
-    if isinstance(input, Tensor) and not _is_any_autocast_enabled():
+def state_dtypes(input, states, dtype):
+    """Raises RuntimeError, as torch does, but with the dtypes in it, for a state of another dtype than the input's.
+
+    An input that is not of the weights' dtype is left to torch.
+    """
+    if isinstance(input, Tensor) and input.dtype == dtype and not _is_any_autocast_enabled():
         for s in states or ():
             if s.dtype != input.dtype:
                 raise RuntimeError(f"Input and hx must have the same dtype, got input {input.dtype} and hx {s.dtype}")

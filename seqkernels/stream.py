@@ -2,9 +2,10 @@
 
 import torch
 from torch.autograd.graph import increment_version
+from torch.compiler import is_dynamo_compiling
 
 from . import _check
-from .nn._recurrent import CELL_OF_MODE, Recurrent
+from .nn._recurrent import Recurrent
 from .ops import direct
 
 
@@ -35,7 +36,6 @@ class Stream:
             raise ValueError("a bidirectional module cannot be streamed: its reverse direction starts at the end")
         self._module = module
         self._check_dropout()
-        self._cell = CELL_OF_MODE[module.mode]
         self.reset()
 
     @property
@@ -64,10 +64,7 @@ class Stream:
         return self._y if out is None else _copy(self._y, out)
 
     def _advance(self, x):
-        plain = self._served and _check.plain_thread() and _check.plain(self._dtype, x)
-        if plain and self._refresh():
-            self._step(x)
-        else:
+        if not self._served or is_dynamo_compiling() or not self._step(x):
             self._step_by_module(x)
 
     def _start(self, x):
@@ -93,7 +90,7 @@ class Stream:
         self._buffers = [y.new_empty(B, H) for _ in range(L - 1)] + [y]
         self._y = y if batched else y[0]
         self._written = (y, *states)
-        self._packed, self._layers = [None] * L, [None] * L
+        self._alike, self._layers = None, [None] * L
         self._advance(x)
         self._shape = x.shape
 
@@ -144,29 +141,39 @@ class Stream:
         return tuple(states) if self._module._has_c else states[0]
 
     def _step(self, x):
-        x = x if x.stride(-1) == 1 else x.contiguous()
-        address, row = x.data_ptr(), x.stride(0) if x.dim() == 2 else 0
-        for layer, buffer in zip(self._layers, self._buffers):
-            layer.take(address, row)
-            address, row = buffer.data_ptr(), buffer.shape[1]
+        """One step by kernels; False where they do not serve it."""
+        weights = self._module._weights()
+        if not self._fits(x, weights):
+            x = x.contiguous()
+            if not self._fits(x, weights) and not self._plan(x, weights):
+                return False
+        address, per = x.data_ptr(), len(weights) // len(self._layers)
+        for i, layer in enumerate(self._layers):
+            if not layer(address, weights[i * per : i * per + per]):  # its weights have changed
+                layer = self._layers[i] = self._layer(i, weights)
+                layer(address, weights[i * per : i * per + per])
+            address = layer.y
         increment_version(self._written)
-
-    def _refresh(self):
-        """Builds a layer's steps again where its packed weights are not those in the cache. False: not packable."""
-        module, weights = self._module, self._module._weights()
-        per, H = len(weights) // len(self._layers), module.hidden_size
-        for i, before in enumerate(self._packed):
-            own, I = weights[i * per : i * per + per], module.input_size if i == 0 else H
-            packed = direct.known_weights(self._cell, own, I, H, self._dtype)
-            if packed is None or packed is not before:
-                states = [s[i] for s in self._states]
-                h, c = states if len(states) == 2 else (states[0], None)
-                packed = packed or direct.packed_weights(self._cell, I, h, own)
-                if packed is None:
-                    return False
-                self._layers[i] = direct.steps(self._cell, packed, I, h, c, self._buffers[i])
-                self._packed[i] = packed
         return True
+
+    def _fits(self, x, weights):
+        return self._alike is not None and self._alike(x, *weights) and not _check.overridden()
+
+    def _plan(self, x, weights):
+        """Prepares the layers' steps from tensors like x, if kernels may take them here and now."""
+        self._alike = None
+        if _check.plain_thread() and _check.plain(self._dtype, x, *weights):
+            self._layers = [self._layer(i, weights) for i in range(len(self._layers))]
+            if None not in self._layers:
+                self._alike = direct.guard(x, *weights)
+        return self._alike is not None
+
+    def _layer(self, i, weights):
+        """Layer i over the stream's memory, or None where its weights cannot be kept."""
+        module, per = self._module, len(weights) // len(self._layers)
+        I = module.hidden_size if i else module.input_size
+        states = [s[i] for s in self._states]
+        return direct.in_place(module._cell, I, states, self._buffers[i], weights[i * per : i * per + per])
 
     def _step_by_module(self, x):
         module = self._module

@@ -7,6 +7,7 @@ from seqkernels.kernels.cells import CELLS
 
 from seqkernels import reference
 from seqkernels.ops import scan_cpu
+from seqkernels.ops.packed import PackedWeights
 
 TORCH = {
     "rnn_tanh": torch.nn.RNN,
@@ -41,7 +42,7 @@ class Problem:
     def ours(self, dy=True, dstates=True, after_forward=lambda y: None):
         arguments = (self.cell, self.x, self.h, self.c, self.weights, self.batch_first)
         y, h_n, c_n, states, gates = scan_cpu.forward(*arguments, True)
-        packed = scan_cpu.packed_weights(self.cell, self.weights)
+        packed = PackedWeights(self.cell, self.weights)
         plain = scan_cpu.forward(*arguments, False, packed)
         for kept, quick in zip((y, h_n, c_n), plain):
             assert same_bits(kept, quick), "inference and training differ"

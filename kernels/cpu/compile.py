@@ -1,11 +1,11 @@
 """Compiled kernels, kept on disk.
 
 A kernel module has `ARGUMENTS`, the names of its integer arguments, and `build(**parameters)`, which returns a jitted
-function of them. `kernel(name, **parameters)` compiles one specialisation behind an entry point in a small generated
-file of its own, in a directory keyed by a hash of every kernel source, the versions and the target. So Numba's
-on-disk cache holds: an edit anywhere changes the directory, no two specialisations share a file (Numba would serve
-one's code for the other), no cached function closes over another (Numba would never find it again), and no two
-compilations share a symbol (inner.py).
+function of them, of an integer or of nothing. `kernel(name, **parameters)` compiles one specialisation behind an entry
+point in a small generated file of its own, in a directory keyed by a hash of every kernel source, the versions and the
+target. So Numba's on-disk cache holds: an edit anywhere changes the directory, no two specialisations share a file
+(Numba would serve one's code for the other), no cached function closes over another (Numba would never find it again),
+and no two compilations share a symbol (inner.py).
 
 The directory is SEQKERNELS_CACHE_DIR, or `seqkernels` in the user's cache directory, or one in the temporary directory
 where the former cannot be written.
@@ -38,11 +38,12 @@ from {package}.parts import flush_denormals, restore_denormals
 inner = build({parameters})
 
 
-@njit("void({types})", nogil=True, error_model="numpy", fastmath=False, cache=True)
+@njit("({types})", nogil=True, error_model="numpy", fastmath=False, cache=True)
 def entry({arguments}):
     mode = flush_denormals()
-    inner({arguments})
+    result = inner({arguments})
     restore_denormals(mode)
+    return result
 '''
 
 
@@ -124,7 +125,7 @@ def _load(name, parameters):
         name=name,
         package=__package__,
         parameters=", ".join(f"{n}={v!r}" for n, v in sorted(parameters.items())),
-        types=", ".join(["intp"] * len(module.ARGUMENTS)),
+        types="intp, " * len(module.ARGUMENTS),
         arguments=arguments,
     )
     stem = "__".join([name, *(f"{n}_{v}" for n, v in sorted(parameters.items()))])

@@ -9,8 +9,9 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from .inner import inner
+from .memory import integers
 
-ARGUMENTS = ("tensors", "count", "result")  # count pairs (address, elements); result: where the 64-bit hash goes
+ARGUMENTS = ("tensors", "count")  # count pairs (address, elements)
 WHOLE = 1024
 _SAMPLES = 16
 
@@ -29,8 +30,8 @@ def _view(kind):
 
 
 def build(size):
-    """`size`: bytes of an element, 4 or 8; all of them count."""
-    words, longs = _view(types.int32 if size == 4 else types.int64), _view(types.int64)
+    """A function that returns the 64-bit hash. `size`: bytes of an element, 4 or 8; all of them count."""
+    words = _view(types.int32 if size == 4 else types.int64)
     odd = np.int64(-7046029254386353131)  # 2^64 divided by the golden ratio (Knuth): its multiples spread evenly
 
     @inner
@@ -53,11 +54,11 @@ def build(size):
         return value
 
     @inner
-    def fingerprint(tensors, count, result):
-        pairs = carray(longs(tensors), (count, 2))
+    def fingerprint(tensors, count):
         value = np.int64(0)
         for t in range(count):
-            value = value * odd + hash_of(pairs[t, 0], pairs[t, 1])
-        carray(longs(result), (1,))[0] = value
+            address, elements = integers(tensors + 16 * t, 2)
+            value = value * odd + hash_of(address, elements)
+        return value
 
     return fingerprint

@@ -21,6 +21,7 @@ from . import target
 
 PANEL = 4  # vectors of a backward tile
 WIDE = 2  # vectors of a tile of a weight's gradient: its columns are wasted past the last multiple
+FEW_ROWS = 16  # a batch of fewer is never split
 _CHUNK_ROWS = 192
 
 

@@ -8,7 +8,7 @@ from .inner import inner
 from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
 from .vector import I64, Int
 
-_AHEAD = 4096  # bytes: how far ahead a lone row asks for its weights
+_AHEAD = 256  # bytes: how far ahead a lone row asks for its weights; far ones get in the way of the processor's own
 LINE = 64  # bytes of a cache line
 BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
 

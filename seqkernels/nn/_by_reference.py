@@ -25,7 +25,7 @@ def recurrent(module, input, hx):
         module.check_hidden_size(s if batched else s.unsqueeze(1), module.get_expected_hidden_size(x, None))
     if x.shape[1 if module.batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    return module._layers(input, hx, module._weights(), _layer())
+    return module._run(input, hx, module._weights(), _layer())
 
 
 def _states(module, hx):
@@ -70,4 +70,4 @@ def cell(module, input, hx):
         if s.shape != (*input.shape[:-1], module.hidden_size):
             expected = (*input.shape[:-1], module.hidden_size)
             raise RuntimeError(f"Expected hidden size {expected}, got {list(s.shape)}")
-    return module._step(input, hx, module._weights(), reference.step)
+    return module._run(input, hx, module._weights(), _layer())

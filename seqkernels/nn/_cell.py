@@ -4,23 +4,12 @@ import torch
 
 from .. import _check
 from ..kernels.cells import CELLS
-from ..ops import direct
-from ..ops import scan as _ops
 from . import _by_reference
 from ._served import Served
 
 
 class Cell(Served):
-    """Stands before torch's class among the bases of the three cells; `self._cell` is the name of the cell."""
-
-    def forward(self, input, hx=None):
-        """As torch.nn's forward: h', for an LSTMCell (h', c')."""
-        weights = self._weights()
-        if _check.plain_thread() and self._is_short(input, hx, weights):
-            return self._step(input, hx, weights, direct.step)
-        if self.fallback_reason(input, hx) is None:
-            return self._step(input, hx, weights, _ops.step_through_operator)
-        return self._fallback(input, hx)
+    """Stands before torch's class among the bases of the cells; `forward` returns h', for an LSTMCell (h', c')."""
 
     def _weight_shapes(self):
         rows, H = CELLS[self._cell].gates * self.hidden_size, self.hidden_size
@@ -40,34 +29,34 @@ class Cell(Served):
                 return "hx is refused by torch"
         return None
 
-    def _weights(self):
-        p = self._parameters
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-        return [p[n] if n in p else getattr(self, n) for n in names]
+    def _weight_names(self):
+        return ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
 
-    def _step(self, input, hx, weights, step):
-        """What `forward` returns, from checked arguments, by step(cell, x (B, I), h (B, H), c, weights)."""
-        batched, lstm = input.dim() == 2, self._has_c
+    def _single(self, input):
+        shape = (*input.shape[:-1], self.hidden_size)
+        B, x_row = (input.shape[0], input.stride(0)) if input.dim() == 2 else (1, 0)
+        return B, x_row, shape, None
+
+    def _run(self, input, hx, weights, scan):
+        """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first)."""
+        batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if hx is None:
-            h = c = x.new_zeros((x.shape[0], self.hidden_size))
+            states = [x.new_zeros((1, x.shape[0], self.hidden_size))] * (1 + self._has_c)
         else:
-            h, c = hx if lstm else (hx, None)
-            if not batched:
-                h, c = h.unsqueeze(0), c.unsqueeze(0) if lstm else None
-            h, c = h.contiguous(), c.contiguous() if lstm else None
-        h, c = step(self._cell, x, h, c if lstm else None, weights)
-        if not batched:
-            h, c = h.squeeze(0), c.squeeze(0) if lstm else None
-        return (h, c) if lstm else h
+            given = [s if batched else s.unsqueeze(0) for s in self._given_states(hx)]
+            states = [s.unsqueeze(0).contiguous() for s in given]
+        h, c = states if self._has_c else (states[0], None)
+        _, *ends = scan(self._cell, x.unsqueeze(0), h, c, weights, False)
+        ends = [s[0] if batched else s[0, 0] for s in ends[: len(states)]]
+        return tuple(ends) if self._has_c else ends[0]
 
     def uses_reference(self):
         """Whether what no kernel serves runs in plain torch operators, not as torch.nn's own forward."""
         return self._cell == "rnn_sigmoid" or _check.vmapped()
 
-    def _fallback(self, input, hx):
-        _check.state_dtypes(input, self._given_states(hx))
-        return _by_reference.cell(self, input, hx) if self.uses_reference() else super().forward(input, hx)
+    def _by_reference(self, input, hx):
+        return _by_reference.cell(self, input, hx)
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):

@@ -1,6 +1,4 @@
-"""What RNN, LSTM and GRU share: which path a call takes, and the layers one after another."""
-
-from functools import lru_cache
+"""What RNN, LSTM and GRU share: the layers one after another, and a learned initial state."""
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
@@ -8,9 +6,8 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _check
 from ..kernels.cells import CELLS
 from ..ops import direct
-from ..ops import scan as _ops
 from . import _by_reference
-from ._served import Served
+from ._served import Served, zero_state
 
 CELL_OF_MODE = {
     "LSTM": "lstm",
@@ -21,26 +18,13 @@ CELL_OF_MODE = {
 }
 
 
-@lru_cache(maxsize=16)
-def _small_zeros(shape, dtype):
-    with torch.inference_mode(False):
-        return torch.zeros(shape, dtype=dtype, device="cpu")
-
-
-def zero_state(shape, dtype):
-    """Zeros that a kernel reads and nobody writes: shared between calls while they are small."""
-    elements = shape[0] * shape[1] * shape[2]
-    return _small_zeros(shape, dtype) if elements <= 1 << 16 else torch.zeros(shape, dtype=dtype, device="cpu")
-
-
 def _directions(module):
     return 2 if module.bidirectional else 1
 
 
 class Recurrent(Served):
-    """Stands before torch's class among the bases of RNN, LSTM and GRU."""
-
-    learn_initial_state = False  # for modules unpickled from before the option
+    """Stands before torch's class among the bases of RNN, LSTM and GRU; `forward` returns (output, h_n), for an LSTM
+    (output, (h_n, c_n))."""
 
     def __init__(self, *args, learn_initial_state=False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -57,22 +41,15 @@ class Recurrent(Served):
         """Weights uniform as torch.nn's, a learned initial state zero."""
         super().reset_parameters()
         if self.learn_initial_state:
-            for name in ("h_0", "c_0")[: CELLS[CELL_OF_MODE[self.mode]].states]:
+            for name in ("h_0", "c_0")[: CELLS[self._cell].states]:
                 torch.nn.init.zeros_(getattr(self, name))
 
     def extra_repr(self):
         return super().extra_repr() + (", learn_initial_state=True" if self.learn_initial_state else "")
 
-    def forward(self, input, hx=None):
-        """As torch.nn's forward: (output, h_n), for an LSTM (output, (h_n, c_n))."""
-        if hx is None and self.learn_initial_state:
-            hx = self._learned_state(input)
-        weights = self._weights()
-        if _check.plain_thread() and self._is_short(input, hx, weights):
-            return self._layers(input, hx, weights, direct.scan)
-        if self.fallback_reason(input, hx) is None:
-            return self._layers(input, hx, weights, _ops.through_operator)
-        return self._fallback(input, hx)
+    @property
+    def _cell(self):
+        return CELL_OF_MODE[self.mode]
 
     def fallback_reason(self, input, hx=None) -> str | None:
         if isinstance(input, PackedSequence):
@@ -81,7 +58,7 @@ class Recurrent(Served):
 
     def _weight_shapes(self):
         D, H, shapes = _directions(self), self.hidden_size, []
-        rows = CELLS[CELL_OF_MODE[self.mode]].gates * H
+        rows = CELLS[self._cell].gates * H
         for layer in range(self.num_layers):
             own = [(rows, self.input_size if layer == 0 else D * H), (rows, H)]
             shapes += (own + ([(rows,)] * 2 if self.bias else [])) * D
@@ -110,10 +87,8 @@ class Recurrent(Served):
                 return "hx is refused by torch"
         return None
 
-    def _weights(self):
-        # Parameters are read where they live; a parametrized or weight-normed one is an attribute that is computed.
-        parameters = self._parameters
-        return [parameters[n] if n in parameters else getattr(self, n) for n in self._flat_weights_names]
+    def _weight_names(self):
+        return self._flat_weights_names
 
     def _learned_state(self, input):
         states = [self.h_0, self.c_0] if self._has_c else [self.h_0]
@@ -123,8 +98,20 @@ class Recurrent(Served):
             states = [s.unsqueeze(1).expand(-1, batch, -1) for s in states]
         return tuple(states) if self._has_c else states[0]
 
-    def _layers(self, input, hx, weights, scan):
-        """What `forward` returns, from checked arguments; a layer is scan(cell, x, h_0, c_0, weights, batch_first)."""
+    def _single(self, input):
+        if self.num_layers > 1 or self.bidirectional:
+            return None
+        shape = (*input.shape[:-1], self.hidden_size)
+        if input.dim() == 2:
+            return (1, 0, shape, input.new_empty(shape)) if shape[0] == 1 else None
+        time = 1 if self.batch_first else 0
+        if shape[time] > 1:
+            return None
+        B = shape[1 - time]
+        return B, input.stride(1 - time), (1, B, self.hidden_size), input.new_empty(shape)
+
+    def _run(self, input, hx, weights, scan):
+        """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first)."""
         batched, lstm = input.dim() == 3, self._has_c
         x = input if batched else input.unsqueeze(1)
         batch_first = self.batch_first and batched
@@ -142,7 +129,7 @@ class Recurrent(Served):
 
     def _stack(self, x, h_0, c_0, weights, batch_first, scan):
         """All layers over x (T, B, I) or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what stands for it."""
-        cell, D = CELL_OF_MODE[self.mode], _directions(self)
+        cell, D = self._cell, _directions(self)
         if self.num_layers == 1:
             return scan(cell, x, h_0, c_0, weights, batch_first)
         per, ends = len(weights) // self.num_layers, []
@@ -158,6 +145,5 @@ class Recurrent(Served):
         """Whether what no kernel serves runs in plain torch operators, not as torch.nn's own forward."""
         return self.mode == "RNN_SIGMOID" or (_check.vmapped() and not self.proj_size)
 
-    def _fallback(self, input, hx):
-        _check.state_dtypes(input, self._given_states(hx))
-        return _by_reference.recurrent(self, input, hx) if self.uses_reference() else super().forward(input, hx)
+    def _by_reference(self, input, hx):
+        return _by_reference.recurrent(self, input, hx)

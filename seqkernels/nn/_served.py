@@ -1,16 +1,75 @@
-"""What the recurrent modules and the cells share: whether the kernels serve a call, and why not."""
+"""What the recurrent modules and the cells share: which path a call takes, and why."""
+
+from functools import lru_cache
+from math import prod
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from .. import _check
+from ..ops import direct
+from ..ops import scan as _ops
 from ..ops.packed import forget
 
 
+@lru_cache(maxsize=16)
+def _small_zeros(shape, dtype):
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+
+
+def zero_state(shape, dtype):
+    """Zeros that a kernel reads and nobody writes: shared between calls while they are small."""
+    return _small_zeros(shape, dtype) if prod(shape) <= 1 << 16 else torch.zeros(shape, dtype=dtype, device="cpu")
+
+
 class Served:
-    """Needs of a subclass: `_weights()`, their `_weight_shapes()` by name, and `_size_reason(input, states)`."""
+    """Stands before torch's class among the bases of a module.
+
+    Needs of a subclass: `_cell`, the name of the cell; `_weight_names()`, and `_weight_shapes()` by name;
+    `_size_reason(input, states)`; `_single(input)`, what makes a call one step; `_run(input, hx, weights, scan)`, what
+    `forward` returns; `_by_reference(input, hx)` and `uses_reference()`.
+    """
 
     _has_c = False  # whether hx is (h, c)
+    _plan = None  # how the last single step was taken, for more of the kind
+    learn_initial_state = False
+
+    def forward(self, input, hx=None):
+        """As torch.nn's forward."""
+        if hx is None and self.learn_initial_state:
+            hx = self._learned_state(input)
+        if not is_dynamo_compiling() and self._plan is not None:
+            done = self._plan(self._parameters, input, hx)
+            if done is not None:
+                return done
+        weights = self._weights()
+        if _check.plain_thread() and self._is_short(input, hx, weights):
+            done = self._step(input, hx, weights)
+            return self._run(input, hx, weights, direct.scan) if done is None else done
+        if self.fallback_reason(input, hx) is None:
+            return self._run(input, hx, weights, _ops.through_operator)
+        _check.state_dtypes(input, self._given_states(hx), weights[0].dtype)
+        return self._by_reference(input, hx) if self.uses_reference() else super().forward(input, hx)
+
+    def _step(self, input, hx, weights):
+        """The result of a short call that is a single step of one layer in one direction, else None."""
+        single, names = self._single(input), self._weight_names()
+        if single is None or not all(name in self._parameters for name in names):
+            return None
+        B, x_row, state_shape, y = single
+        states = self._given_states(hx) or (zero_state(state_shape, input.dtype),) * (1 + self._has_c)
+        if not all(s.is_contiguous() for s in states):
+            return None
+        h, c = states if self._has_c else (states[0], None)
+        self._plan = direct.plan(self._cell, input, x_row, B, h, c, y, dict(zip(names, weights)))
+        return None if self._plan is None else self._plan(self._parameters, input, states if self._has_c else h)
+
+    def _weights(self):
+        """Parameters, read where they live; a parametrized or weight-normed one is an attribute that is computed."""
+        parameters = self._parameters
+        return [parameters[n] if n in parameters else getattr(self, n) for n in self._weight_names()]
 
     def fallback_reason(self, input, hx=None) -> str | None:
         """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
@@ -35,6 +94,7 @@ class Served:
 
     def _apply(self, fn, recurse=True):
         # Conversions may swap the parameters, which torch refuses for tensors that are known by weak references.
+        self._plan = None
         forget(self._weights())
         return super()._apply(fn, recurse)
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 @cache
 def compiled():
-    """kernel(name, **parameters), layout(cell, size, save), steps(B) and rows(vectors) of `seqkernels.kernels.cpu`."""
+    """kernel(name, **parameters), layout(cell, size, save), steps(B), rows(vectors) and few_rows of
+    `seqkernels.kernels.cpu`."""
     from seqkernels.kernels.cpu import target
     from seqkernels.kernels.cpu.compile import kernel
-    from seqkernels.kernels.cpu.layout import layout, steps
+    from seqkernels.kernels.cpu.layout import FEW_ROWS, layout, steps
 
-    return SimpleNamespace(kernel=kernel, layout=layout, steps=steps, rows=target.current().rows)
+    rows = target.current().rows
+    return SimpleNamespace(kernel=kernel, layout=layout, steps=steps, rows=rows, few_rows=FEW_ROWS)

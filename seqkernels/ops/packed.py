@@ -3,10 +3,13 @@
 import ctypes
 import weakref
 
+import torch
+
 from seqkernels.kernels.cells import CELLS
 
 from .compiled import compiled
 
+_POINTER, _VERSION = torch.Tensor.data_ptr, torch.Tensor._version.__get__
 _count = 0
 _cache = {}
 
@@ -19,11 +22,8 @@ def pack_count():
 class PackedWeights:
     """The forward weights of one layer, packed: for each of its D directions (w_ih, w_hh, b_ih, b_hh) addresses.
 
-    `directions[d]` are four addresses; `tensors` keeps the memory they point into. `checked` is for the caller: what it
-    knows about the weights.
+    `directions[d]` are four addresses; `tensors` keeps the memory they point into.
     """
-
-    checked = None
 
     def __init__(self, cell, weights):
         global _count
@@ -32,27 +32,25 @@ class PackedWeights:
         self.directions = [tuple(t.data_ptr() for t in group) for group in self.tensors]
 
 
-def packed_weights(cell, weights):
-    """The PackedWeights of a layer, from the cache if its weights are the same tensors with the same contents.
+def kept_weights(cell, weights):
+    """The Kept of a layer, from the cache if its weights are the same tensors with the same contents.
 
     A tensor is known by its identity, address, version and shape, and by its contents: writes through `.data` change no
-    version. Of a large tensor only a sample is looked at (kernels/cpu/fingerprint.py). Inference tensors, which have no
-    version, and tensors that are not contiguous are packed every time.
+    version. Of a large tensor only a sample is looked at (kernels/cpu/fingerprint.py). None for inference tensors,
+    which have no version, and for tensors that are not contiguous: they are never kept.
     """
-    if any(w.is_inference() or not w.is_contiguous() for w in weights):
-        return PackedWeights(cell, weights)
-    packed = cached_weights(cell, weights)
-    if packed is None:
+    kept = cached(cell, weights)
+    if kept is None or not kept.holds(weights):
+        if any(w.is_inference() or not w.is_contiguous() for w in weights):
+            return None
         key = (cell, *map(id, weights))
-        entry = _cache[key] = _Entry(cell, weights, key)
-        packed = entry.packed
-    return packed
+        kept = _cache[key] = Kept(cell, weights, key)
+    return kept
 
 
-def cached_weights(cell, weights):
-    """The PackedWeights in the cache for these tensors, if they are unchanged, or None."""
-    entry = _cache.get((cell, *map(id, weights)))
-    return entry.packed if entry is not None and entry.holds(weights) else None
+def cached(cell, weights):
+    """What the cache holds for these very tensors, whose contents may have changed since, or None."""
+    return _cache.get((cell, *map(id, weights)))
 
 
 def forget(weights):
@@ -72,28 +70,36 @@ def pack_backward(cell, weight, operand):
     return packed
 
 
-class _Entry:
-    """Packed weights with what tells whether they still hold."""
+class Kept:
+    """The packed weights of a layer, and what tells whether they still hold.
+
+    checked: for the caller, what it knows of the weights.
+    """
+
+    checked = None
 
     def __init__(self, cell, weights, key):
-        # The entry leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
+        # It leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
         self._alive = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
-        self._known = [(w.data_ptr(), w._version, w.shape) for w in weights]
+        self._pointers, self._versions = list(map(_POINTER, weights)), list(map(_VERSION, weights))
+        self._shapes = [w.shape for w in weights]
         pairs = [(w.data_ptr(), w.numel()) for w in weights]
-        self._block = (ctypes.c_int64 * (2 * len(pairs)))(*(v for pair in pairs for v in pair))
-        self._hash = ctypes.c_int64()
+        self._pairs = (ctypes.c_int64 * (2 * len(pairs)))(*(v for pair in pairs for v in pair))
+        self.tensors = (ctypes.addressof(self._pairs), len(pairs))
         self._fingerprint = compiled().kernel("fingerprint", size=weights[0].element_size())
-        self._arguments = (ctypes.addressof(self._block), len(pairs), ctypes.addressof(self._hash))
-        self._fingerprint(*self._arguments)
-        self._sample = self._hash.value
+        self.contents = self._fingerprint(*self.tensors)
         self.packed = PackedWeights(cell, weights)
 
+    def same(self, weights):
+        """Whether these tensors, whose shapes are known to be the same, are where they were, with no change by torch's
+        operators."""
+        return list(map(_POINTER, weights)) == self._pointers and list(map(_VERSION, weights)) == self._versions
+
     def holds(self, weights):
-        for w, (pointer, version, shape) in zip(weights, self._known):
-            if w.data_ptr() != pointer or w._version != version or w.shape != shape or not w.is_contiguous():
-                return False
-        self._fingerprint(*self._arguments)
-        return self._hash.value == self._sample
+        """Whether nothing has changed, contents included."""
+        if not self.same(weights) or not all(w.is_contiguous() for w in weights):
+            return False
+        return [w.shape for w in weights] == self._shapes and self._fingerprint(*self.tensors) == self.contents
 
 
 def per_direction(cell, weights):

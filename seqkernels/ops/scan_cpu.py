@@ -10,12 +10,12 @@ from seqkernels.kernels.cells import CELLS
 
 from . import threads
 from .compiled import compiled
-from .packed import PackedWeights, pack_count, packed_weights
+from .packed import PackedWeights, pack_count
 from .scan_cpu_backward import backward
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
 
-__all__ = ["backward", "forward", "gates_size", "pack_count", "packed_weights"]
+__all__ = ["backward", "forward", "gates_size", "pack_count"]
 
 
 def gates_size(cell, T, B, H, D, dtype):

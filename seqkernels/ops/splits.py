@@ -13,9 +13,9 @@ def parts_for(operations):
 
 
 def row_ranges(B, vectors, parts):
-    """Up to `parts` ranges of B rows, on the cuts of tiles `vectors` wide; kernels take fewer than 16 rows whole."""
+    """Up to `parts` ranges of B rows, on the cuts of tiles `vectors` wide; kernels take few rows whole."""
     tile = compiled().rows(vectors)
-    parts = min(parts, B // tile) if B >= 16 else 1
+    parts = min(parts, B // tile) if compiled().few_rows <= B else 1
     if parts <= 1:
         return [(0, B)]
     edges = [B // tile * i // parts * tile for i in range(parts)] + [B]

@@ -1,0 +1,57 @@
+"""One time step of one layer in one direction: slab by slab and a few rows at a time, the input projection, then the
+cell.
+
+All that stays the same from call to call lies in memory, the plan, from which the kernel also knows whether the weights
+still are those that were packed. Operations: 2 B G H (I + H). Bytes: the weights.
+"""
+
+from . import fingerprint, target
+from .forward_tiles import cell_op, copy_rows, project_tile, step_tile
+from .inner import inner
+from .layout import layout
+from .memory import integers, scratch
+from .product import by_rows
+
+ARGUMENTS = (
+    "plan",  # address of integers, in the order of PLAN
+    *("x", "h", "c"),  # (B, I), (B, H) contiguous; c 0 without a second state
+    *("y", "h_n", "c_n"),  # (B, H) contiguous: y is not h, h_n may be y or h, c_n may be c
+)
+PLAN = (
+    *("contents", "tensors", "count"),  # the hash of the weights that were packed, and what it is made from
+    *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed
+    *("x_row", "B", "I", "H"),  # x_row: stride of x's rows in elements
+)
+
+
+def build(cell, size):
+    """A function that returns 1, or 0 where the weights' contents have changed and nothing was done."""
+    shape = layout(cell, size, False)
+    n, units = shape.vectors, shape.slab_units
+    gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
+    project = by_rows(lambda m: project_tile(m, shape, size), n)
+    advance = by_rows(lambda m: step_tile(m, shape, size, cell_op(cell, shape, False)), n)
+    copy, contents_of = copy_rows(size, shape.lanes), fingerprint.build(size)
+    few = target.current().rows(n) * 3  # on the cuts of B
+    room, length = size * gate_row * few, len(PLAN)
+
+    @inner
+    def step(plan, x, h, c, y, h_n, c_n):
+        contents, tensors, count, w_ih, w_hh, b_ih, b_hh, x_row, B, I, H = integers(plan, length)
+        if contents_of(tensors, count) != contents:
+            return 0
+        gates = scratch(room)
+        for slab in range(-(-H // units)):
+            unit = size * units * slab
+            inputs = (I, w_ih + panel * I * slab, b_ih + panel * slab)
+            weights = (w_hh + panel * H * slab, w_hh + panel * H * slab, b_hh + panel * slab)
+            states = (y + unit, H, y + unit, H, c + unit, c_n + unit, H, H - units * slab)
+            for first in range(0, B, few):
+                last, here = min(first + few, B), gates - size * gate_row * first
+                project(first, last, B, (x, x_row, here, *inputs))
+                advance(first, last, B, (h, H, unit, *weights, here, *states))
+        if h_n != y:
+            copy(y, H, h_n, H, 0, B)
+        return 1
+
+    return step
