@@ -5,6 +5,7 @@ Packed layouts depend on the vector width, and so do the bytes: each instruction
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,21 +35,20 @@ def _case_rows():
 def _stream_step(source):
     torch.manual_seed(0)
     stream = source.stream(source.nn.LSTM(128, 128).eval())
-    x = torch.randn(1, 128)
-
-    def step():
-        with torch.no_grad():
-            stream(x)
-
-    return step
+    return partial(stream, torch.randn(1, 128))
 
 
 def rows(source=None):
-    """Row name -> a function that makes its call. source: a `library.Library`, ours by default."""
+    """Row name -> (a function that makes its call, a function that makes the context in which it is made).
+
+    source: a `library.Library`, ours by default.
+    """
     source = source or library.ours()
-    made = {name: lambda case=case: problems.call(source, problems.make(case)) for name, case in _case_rows().items()}
-    made["stream-lstm-H128-float32-step"] = lambda: _stream_step(source)
-    return made
+    made = {
+        name: (lambda case=case: problems.call(source, problems.make(case)), partial(problems.grad_mode, case))
+        for name, case in _case_rows().items()
+    }
+    return made | {"stream-lstm-H128-float32-step": (partial(_stream_step, source), torch.no_grad)}
 
 
 def measure(source=None):
@@ -56,7 +56,11 @@ def measure(source=None):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {name: counters.count(make()) for name, make in rows(source).items()}
+        measured = {}
+        for name, (make, context) in rows(source).items():
+            with context():
+                measured[name] = counters.count(make())
+        return measured
     finally:
         torch.set_num_threads(threads)
 
@@ -94,7 +98,9 @@ def ratios():
     for name, case in _case_rows().items():
         problem = problems.make(case)
         pair = [problems.call(source, problem) for source in (library.ours(), library.native())]
-        yield name, timing.ratio(*timing.interleave(pair, RATIO_SECONDS))
+        with problems.grad_mode(case):
+            rounds = timing.interleave(pair, RATIO_SECONDS)
+        yield name, timing.ratio(*rounds)
 
 
 def instruction_set():

@@ -4,6 +4,7 @@ A problem is made once, in the case's own dtype, so that every provider and the 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -62,41 +63,37 @@ def make(case, seed=0):
     return Problem(case, (x, *given), weights, dy)
 
 
-def _flat(outputs):
+def flat(outputs):
     """A module's nested outputs as a flat list of tensors."""
     if isinstance(outputs, torch.Tensor):
         return [outputs]
-    return [tensor for part in outputs for tensor in _flat(part)]
+    return [tensor for part in outputs for tensor in flat(part)]
+
+
+def results(call):
+    """Makes a provider's call: the list of its results, in the order of `call`'s."""
+    return getattr(call, "arrange", flat)(call())
+
+
+def grad_mode(case):
+    """The context in which a case's calls are made: it is no part of what is timed."""
+    return torch.set_grad_enabled(case.mode == "training")
 
 
 def call(library, problem):
-    """A function without arguments that runs the problem and returns its results as a list of tensors.
-
-    In training mode the results are the outputs, then the gradients of x and of every weight.
+    """A function without arguments that runs the problem: in training mode it returns the outputs, then the gradients
+    of x and of every weight, else what the library returns. To be called in `grad_mode(case)`.
     """
     case = problem.case
     if case.operation in ATTENTION:
-        q, k, v = problem.inputs
-
-        def attend():
-            with torch.no_grad():
-                return [library.attention(q, k, v, is_causal=case.causal)]
-
-        return attend
-
+        return partial(library.attention, *problem.inputs, is_causal=case.causal)
     net = module(library.nn, case, problem.inputs[0].dtype)
     net.load_state_dict(problem.weights)
     x, *states = problem.inputs
     hidden = tuple(states) if len(states) > 1 else states[0]
     if case.mode == "training":
         return _training(net, x.clone().requires_grad_(), hidden, problem.dy)
-    net.eval()
-
-    def forward():
-        with torch.no_grad():
-            return _flat(net(x, hidden))
-
-    return forward
+    return partial(net.eval(), x, hidden)
 
 
 def _training(net, x, hidden, dy):
@@ -105,7 +102,7 @@ def _training(net, x, hidden, dy):
     def train():
         for leaf in leaves:
             leaf.grad = None
-        outputs = _flat(net(x, hidden))
+        outputs = flat(net(x, hidden))
         outputs[0].backward(dy)
         return [*(tensor.detach() for tensor in outputs), *(leaf.grad for leaf in leaves)]
 

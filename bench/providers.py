@@ -1,7 +1,7 @@
 """Providers: name -> case -> a call that is ready to be timed.
 
 A provider says for which cases it cannot be asked (`refuses`), and builds from a problem a function without arguments
-that returns the results as a list of tensors, in the order of `problems.call`.
+whose results `problems.results` puts in the order of `problems.call`.
 """
 
 import importlib.util
@@ -40,10 +40,9 @@ def _torch_cell(problem, threads):
     x, h, c = (value[0] for value in problem.inputs)
 
     def step():
-        with torch.no_grad():
-            h_n, c_n = cell(x, (h, c))
-            return [h_n[None], h_n[None], c_n[None]]
+        return cell(x, (h, c))
 
+    step.arrange = lambda ends: [ends[0][None], ends[0][None], ends[1][None]]
     return step
 
 
@@ -87,11 +86,11 @@ def reference(problem):
         if problem.case.causal:
             scores.masked_fill_(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
         return [scores.softmax(-1) @ v]
-    return problems.call(library.native(), problem.to(torch.float64))()
+    return problems.results(problems.call(library.native(), problem.to(torch.float64)))
 
 
 def first_call(call):
     """The results of the first call and its seconds, compilation included."""
     start = time.perf_counter()
-    results = call()
+    results = problems.results(call)
     return [tensor.clone() for tensor in results], time.perf_counter() - start

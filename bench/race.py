@@ -37,9 +37,14 @@ def compete(case, contestants, seconds, threads):
     hold compilation and packing, are kept apart.
     """
     torch.set_num_threads(threads)
+    with problems.grad_mode(case):
+        return _compete(case, contestants, seconds, threads)
+
+
+def _compete(case, contestants, seconds, threads):
     problem = problems.make(case)
     truth = providers.reference(problem)
-    own = relative_error(problems.call(library.native(), problem)(), truth)
+    own = relative_error(problems.results(problems.call(library.native(), problem)), truth)
     limit = min(max(FLOOR[case.dtype], 2 * own), CEILING[case.dtype])
     record = {"case": case.as_dict(), "name": case.name, "threads": threads, "limit": limit, "status": "ok"}
     calls = []

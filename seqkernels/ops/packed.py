@@ -8,6 +8,7 @@ import torch
 from seqkernels.kernels.cells import CELLS
 
 from .compiled import compiled
+from .workspace import on_huge_pages
 
 _POINTER, _VERSION = torch.Tensor.data_ptr, torch.Tensor._version.__get__
 _count = 0
@@ -118,7 +119,7 @@ def _pack_direction(cell, group):
     packed = []
     for matrix in (w_ih, w_hh, *(b.unsqueeze(1) for b in group[2:])):
         matrix = matrix.detach().contiguous()
-        target = matrix.new_empty(shape.forward_weights(H, matrix.shape[1]))
+        target = on_huge_pages(matrix.new_empty(shape.forward_weights(H, matrix.shape[1])))
         pack(matrix.data_ptr(), target.data_ptr(), H, matrix.shape[1])
         packed.append(target)
     if len(group) == 2:
