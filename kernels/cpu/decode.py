@@ -14,7 +14,6 @@ from .rowwise import (
     across,
     add_scaled,
     advance,
-    ask,
     empty,
     exponential,
     multiply,
@@ -39,8 +38,7 @@ ARGUMENTS = (
     *("first_row", "last_row"),  # then, which rows of the output to combine
 )
 CHUNK, BLOCK = 1024, 64  # keys
-ROWS, WIDE = 4, 4  # rows and vectors of values at a time
-LINE = 64  # bytes
+ROWS, WIDE = 4, 4  # rows, and vectors of a key or a value, at a time
 
 
 def chunks(S):
@@ -126,12 +124,11 @@ def _attend(size):
         alphas = queries + size * padded * rows
         p = alphas + vector * rows
         k, v = k + size * k_row * start, v + size * v_row * start
-        ahead = start + BLOCK < S
         for r in range(rows):
             record, row = records + each * r, p + size * BLOCK * r
             if new:
                 empty(zeros(1, 1, size), (record,))
-            scores(k, k_row, count, D, queries + size * padded * r, row, ahead and r == 0)
+            scores(k, k_row, count, D, queries + size * padded * r, row)
             highest = load(zeros(1, 1, size), record, 0)
             for i in range(0, count, W):
                 highest = raised(highest, (row + size * i,))
@@ -141,31 +138,31 @@ def _attend(size):
         r, sums = 0, records + 2 * vector
         while r + ROWS <= rows:
             weights = (p + size * BLOCK * r, alphas + vector * r)
-            several(v, v_row, count, Dv, weights, sums + each * r, each, new, ahead and r == 0)
+            several(v, v_row, count, Dv, weights, sums + each * r, each, new)
             r += ROWS
         while r < rows:
             weights = (p + size * BLOCK * r, alphas + vector * r)
-            single(v, v_row, count, Dv, weights, sums + each * r, each, new, ahead and r == 0)
+            single(v, v_row, count, Dv, weights, sums + each * r, each, new)
             r += 1
 
     return attend
 
 
 def _scores(size):
-    """p[key] of `count` keys with one query; -inf up to a whole vector. Ahead: the next block is asked for."""
+    """p[key] of `count` keys with one query; -inf up to a whole vector."""
     W = target.current().lanes(size)
+    several, single = multiply(WIDE), multiply(1)
 
     @inner
-    def scores(k, k_row, count, D, q, p, ahead):
+    def scores(k, k_row, count, D, q, p):
         for i in range(0, count, W):
             acc, at, inside = zeros(W, 1, size), k + size * k_row * i, 0
-            if ahead:
-                for d in range(0, D, LINE // size):
-                    ask(acc, (at + size * (k_row * BLOCK + d), k_row))
             if count - i >= W:
-                inside = D // W * W
-                for d in range(0, inside, W):
-                    acc = multiply(acc, (at + size * d, k_row, q + size * d))
+                wide, inside = D // (WIDE * W) * (WIDE * W), D // W * W
+                for d in range(0, wide, WIDE * W):
+                    acc = several(acc, (at + size * d, k_row, q + size * d))
+                for d in range(wide, inside, W):
+                    acc = single(acc, (at + size * d, k_row, q + size * d))
             for d in range(inside, D, W):
                 acc = multiply_part(acc, (at + size * d, k_row, q + size * d, count - i, D - d))
             store_sums(acc, (p + size * i, count - i))
@@ -179,46 +176,41 @@ def _accumulate(m, size):
     W = target.current().lanes(size)
 
     @inner
-    def accumulate(v, v_row, count, Dv, weights, sums, each, new, ahead):
+    def accumulate(v, v_row, count, Dv, weights, sums, each, new):
         d = 0
         while d + WIDE * W <= Dv:
-            wide(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new, ahead)
+            wide(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += WIDE * W
         while d < Dv:
-            narrow(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new, ahead)
+            narrow(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += W
 
     return accumulate
 
 
 def _value_columns(m, n, size):
-    vector = target.current().lanes(size) * size
-
     @inner
-    def term(acc, v, v_row, i, left, p, ahead):
+    def term(acc, v, v_row, i, left, p):
         row = v + size * v_row * i
-        if ahead:
-            for line in range(0, n * vector, LINE):
-                ask(zeros(1, 1, size), (row + size * v_row * BLOCK + line, 0))
         if n > 1:
             return outer(acc, p + size * i, BLOCK, row)
         return outer_part(acc, (p + size * i, BLOCK, row, left))
 
     @inner
-    def columns(v, v_row, count, left, weights, sums, each, new, ahead):
+    def columns(v, v_row, count, left, weights, sums, each, new):
         p, alphas = weights
         acc = zeros(m, n, size)
         if m == 1:  # a second chain, since one would wait for its own results
             other = zeros(m, n, size)
             for i in range(1, count, 2):
-                acc = term(acc, v, v_row, i - 1, left, p, ahead)
-                other = term(other, v, v_row, i, left, p, ahead)
+                acc = term(acc, v, v_row, i - 1, left, p)
+                other = term(other, v, v_row, i, left, p)
             if count % 2:
-                acc = term(acc, v, v_row, count - 1, left, p, ahead)
+                acc = term(acc, v, v_row, count - 1, left, p)
             acc = add(acc, other)
         else:
             for i in range(count):
-                acc = term(acc, v, v_row, i, left, p, ahead)
+                acc = term(acc, v, v_row, i, left, p)
         if not new:
             acc = add_scaled(acc, (sums, each, alphas))
         store(acc, sums, each // size)

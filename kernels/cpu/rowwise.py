@@ -8,7 +8,7 @@ from llvmlite import ir
 
 from .softmax import exp, reciprocal, reference
 from .tiles import tile_op
-from .vector import I8, I32, call, fma, maximum, select
+from .vector import I32, fma, maximum, select
 
 
 @tile_op
@@ -71,13 +71,20 @@ def exponential(frame):
     frame.store(frame.load(sums) + value, sums)
 
 
-@tile_op
-def multiply(frame):
-    """(k, stride, q): add a vector of q times a vector of every row of k."""
-    k, stride, q = frame.integers
-    query = frame.load(q)
-    for i in range(frame.m):
-        frame.tile[i][0] = fma(frame.load(k + stride * (i * frame.lanes.size)), query, frame.tile[i][0])
+def multiply(count):
+    """(k, stride, q): add `count` vectors of q times those of every row of k, row by row as they lie in memory."""
+
+    @tile_op
+    def op(frame):
+        k, stride, q = frame.integers
+        vector = frame.width * frame.lanes.size
+        query = [frame.load(q + j * vector) for j in range(count)]
+        for i in range(frame.m):
+            row = k + stride * (i * frame.lanes.size)
+            for j in range(count):
+                frame.tile[i][0] = fma(frame.load(row + j * vector), query[j], frame.tile[i][0])
+
+    return op
 
 
 @tile_op
@@ -139,12 +146,3 @@ def weight(frame):
 def one_over_sum(frame):
     """The reciprocal of the sum of the lanes, in every lane."""
     frame.tile[0][0] = reciprocal(_butterfly(frame.tile[0][0], lambda a, b: a + b))
-
-
-@tile_op
-def ask(frame):
-    """(p, stride): have the cache line at p, and at every further row of the tile, brought to the second cache."""
-    p, stride = frame.integers
-    for i in range(frame.m):
-        pointer = frame.builder.inttoptr((p + stride * (i * frame.lanes.size)).value, I8.as_pointer())
-        call(frame.builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
