@@ -91,20 +91,21 @@ def tensor_reason(name, x) -> str | None:
     return None
 
 
-def stored(**tensors):
-    """Raises RuntimeError, with the argument's name, for a tensor whose storage has been freed or shrunk under it.
+def stored(*named):
+    """Raises RuntimeError, with its name, for a tensor whose storage has been freed or shrunk under it.
 
-    For tensors that have memory, not fake or wrapped ones; None is passed over.
+    named: (name, tensor) pairs, tensors that have memory, not fake or wrapped ones; None is passed over.
     """
-    for name, x in tensors.items():
-        if x is not None and x.numel():
-            there = x.untyped_storage().nbytes()
-            extent = x.nbytes
-            if not x.is_contiguous():
-                extent = x.element_size() * (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride())))
-            needed = x.storage_offset() * x.element_size() + extent
-            if needed > there:
-                raise RuntimeError(f"{name} needs {needed} bytes of storage and has {there}: its storage was resized")
+    for name, x in named:
+        if x is None:
+            continue
+        extent = x.nbytes
+        if not x.is_contiguous() and extent:
+            extent = x.element_size() * (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride())))
+        needed = x.storage_offset() * x.element_size() + extent
+        there = x.untyped_storage().nbytes()
+        if extent and needed > there:
+            raise RuntimeError(f"{name} needs {needed} bytes of storage and has {there}: its storage was resized")
 
 
 def state_dtypes(input, states, dtype):

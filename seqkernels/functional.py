@@ -124,7 +124,7 @@ def _reasons(tensors):
 def _check_stored(tensors):
     """Raises RuntimeError for a plain tensor whose storage has been freed or shrunk under it."""
     if _check.plain_thread():
-        _check.stored(**{n: t for n, t in tensors.items() if t is not None and _check.plain(t.dtype, t)})
+        _check.stored(*((n, t) for n, t in tensors.items() if t is not None and _check.plain(t.dtype, t)))
 
 
 def _use_kernel(impl, reasons):
@@ -191,7 +191,7 @@ def scaled_dot_product_attention(
     impl="kernel" where no kernel serves the call.
     """
     if impl == "auto" and attn_mask is None and not dropout_p and _is_short(query, key, value, enable_gqa):
-        _check.stored(query=query, key=key, value=value)
+        _check.stored(("query", query), ("key", key), ("value", value))
         return _attention.direct(query, key, value, None, is_causal, scale)
     if key.dim() > 1 and value.dim() > 1 and key.shape[-2] != value.shape[-2]:  # which torch reads past the end for
         raise RuntimeError(f"Expected key and value to have the same length, got {key.shape[-2]} and {value.shape[-2]}")
@@ -201,7 +201,7 @@ def scaled_dot_product_attention(
         return run(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     plain = _plain(query, key, value, attn_mask)
     if plain:
-        _check.stored(query=query, key=key, value=value, attn_mask=attn_mask)
+        _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", attn_mask))
     run = _attention.direct if plain else _attention.through_operator
     if query.dim() == 4:
         return run(query, key, value, attn_mask, is_causal, scale)

@@ -97,6 +97,12 @@ def steps(B):
     return max(1, _CHUNK_ROWS // B)
 
 
+def back_and_forth(turn, count, pass_):
+    """Which of `count` parts of the weights comes `turn`-th: last to first on odd passes, so that what one pass read
+    last, and the cache still holds, the next reads first."""
+    return turn if pass_ % 2 == 0 else count - 1 - turn
+
+
 @cache
 def layout(cell, size, save):
     """The Layout of a cell for inference or, with `save`, for training."""

@@ -22,6 +22,18 @@ def integers(typing, address, count):
     return result(types.intp, count), generate
 
 
+@intrinsic
+def put(typing, address, value):
+    """Writes a 64-bit integer to an address."""
+
+    def generate(context, builder, signature, arguments):
+        address, value = arguments
+        builder.store(value, builder.inttoptr(address, I64.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.none(types.intp, types.intp), generate
+
+
 @intrinsic(prefer_literal=True)
 def scratch(typing, count):
     """The address of `count` bytes, a compile-time constant, that last as long as the calling function runs."""

@@ -52,7 +52,7 @@ def _emit_product(builder, tile, values, a, stride, K, b, ahead):
     """The vectors `values` plus the product.
 
     Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains;
-    a lone row also asks for its weights ahead.
+    a lone row also asks for its weights ahead, every other line: the processor fetches lines in pairs.
     """
     a, stride, b, ahead = (Int(builder, v) for v in (a, stride, b, ahead))
     row = tile.n * tile.lanes.count * tile.size
@@ -61,7 +61,7 @@ def _emit_product(builder, tile, values, a, stride, K, b, ahead):
 
     def terms(k, values):
         if tile.m == 1:
-            for line in range(0, chains * row, LINE):
+            for line in range(0, chains * row, 2 * LINE):
                 emit_prefetch(builder, b + k * row + (_AHEAD + line))
         return [
             v

@@ -11,7 +11,7 @@ fit.
 
 from .forward_tiles import cell_op, copy_rows, project_tile, step_tile
 from .inner import inner
-from .layout import FEW_ROWS, layout
+from .layout import FEW_ROWS, back_and_forth, layout
 from .layout import steps as chunk_steps
 from .product import by_rows
 
@@ -35,7 +35,7 @@ def build(cell, size, save):
     gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
     project = by_rows(lambda m: project_tile(m, shape, size), n)
     step = by_rows(lambda m: step_tile(m, shape, size, cell_op(cell, shape, save)), n)
-    steps = inner(chunk_steps)
+    steps, order = inner(chunk_steps), inner(back_and_forth)
     copy = copy_rows(size, shape.lanes)
 
     @inner
@@ -68,10 +68,11 @@ def build(cell, size, save):
             for t in range(t0, t0 + count):
                 before, before_row = (h + size * h_time * (t - 1), h_row) if t > 0 else (h0, H)
                 c_before = c + size * c_time * (t - 1) if t > 0 else c0
-                for slab in range(slabs):
+                for turn in range(slabs):
+                    slab, next_slab = order(turn, slabs, t), order(min(turn + 1, slabs - 1), slabs, t)
                     unit = size * units * slab
                     row = chunk + size * gate_row * B * (count * slab + t - t0)
-                    following = w_hh + panel * H * (slab + 1 if slab + 1 < slabs else 0)
+                    following = w_hh + panel * H * next_slab
                     weights = (w_hh + panel * H * slab, following, b_hh + panel * slab)
                     outputs = (y + size * y_time * t + unit, y_row, h + size * h_time * t + unit, h_row)
                     states = (c_before + unit, c + size * c_time * t + unit)

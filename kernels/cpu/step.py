@@ -8,8 +8,8 @@ still are those that were packed. Operations: 2 B G H (I + H). Bytes: the weight
 from . import fingerprint, target
 from .forward_tiles import cell_op, copy_rows, project_tile, step_tile
 from .inner import inner
-from .layout import layout
-from .memory import integers, scratch
+from .layout import back_and_forth, layout
+from .memory import integers, put, scratch
 from .product import by_rows
 
 ARGUMENTS = (
@@ -21,6 +21,7 @@ PLAN = (
     *("contents", "tensors", "count"),  # the hash of the weights that were packed, and what it is made from
     *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed
     *("x_row", "B", "I", "H"),  # x_row: stride of x's rows in elements
+    "passes",  # how often the weights have been read, which the kernel counts
 )
 
 
@@ -34,14 +35,17 @@ def build(cell, size):
     copy, contents_of = copy_rows(size, shape.lanes), fingerprint.build(size)
     few = target.current().rows(n) * 3  # on the cuts of B
     room, length = size * gate_row * few, len(PLAN)
+    order, last_place = inner(back_and_forth), 8 * (length - 1)
 
     @inner
     def step(plan, x, h, c, y, h_n, c_n):
-        contents, tensors, count, w_ih, w_hh, b_ih, b_hh, x_row, B, I, H = integers(plan, length)
+        contents, tensors, count, w_ih, w_hh, b_ih, b_hh, x_row, B, I, H, passes = integers(plan, length)
         if contents_of(tensors, count) != contents:
             return 0
-        gates = scratch(room)
-        for slab in range(-(-H // units)):
+        put(plan + last_place, passes + 1)
+        gates, slabs = scratch(room), -(-H // units)
+        for turn in range(slabs):
+            slab = order(turn, slabs, passes)
             unit = size * units * slab
             inputs = (I, w_ih + panel * I * slab, b_ih + panel * slab)
             weights = (w_hh + panel * H * slab, w_hh + panel * H * slab, b_hh + panel * slab)

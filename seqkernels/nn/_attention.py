@@ -46,7 +46,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         mask = None if causal else self._merged(attn_mask, key_padding_mask, q)
         plain = self._plain(q, k, v, mask)
         if plain:
-            _check.stored(attn_mask=mask)
+            _check.stored(("attn_mask", mask))
         run = _ops.direct if plain else _ops.through_operator
         out = run(q, k, v, mask, causal, None)
         weights = None

@@ -88,5 +88,5 @@ class RNNCell(Cell, torch.nn.RNNCell):
             return "the nonlinearity is refused by torch"
         return super().fallback_reason(input, hx)
 
-    def _is_short(self, input, hx, weights):
-        return self._cell in CELLS and super()._is_short(input, hx, weights)
+    def _is_plain(self, input, hx, dtype):
+        return self._cell in CELLS and super()._is_plain(input, hx, dtype)

@@ -5,7 +5,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _check
 from ..kernels.cells import CELLS
-from ..ops import direct
+from ..ops import scan as _ops
 from . import _by_reference
 from ._served import Served, zero_state
 
@@ -117,7 +117,7 @@ class Recurrent(Served):
         batch_first = self.batch_first and batched
         if hx is None:
             shape = (self.num_layers * _directions(self), x.shape[0 if batch_first else 1], self.hidden_size)
-            h_0 = zero_state(shape, x.dtype) if scan is direct.scan else x.new_zeros(shape)
+            h_0 = x.new_zeros(shape) if scan is _ops.through_operator else zero_state(shape, x.dtype)
             c_0 = h_0 if lstm else None
         else:
             states = [(s if batched else s.unsqueeze(1)).contiguous() for s in (hx if lstm else (hx,))]

@@ -45,16 +45,20 @@ class Served:
             if done is not None:
                 return done
         weights = self._weights()
-        if _check.plain_thread() and self._is_short(input, hx, weights):
-            done = self._step(input, hx, weights)
-            return self._run(input, hx, weights, direct.scan) if done is None else done
+        if _check.plain_thread() and self._is_plain(input, hx, weights[0].dtype):
+            if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *self._given_states(hx), *weights):
+                if _check.plain(weights[0].dtype, *weights):
+                    return self._run(input, hx, weights, _ops.recorded)
+            else:
+                done = self._step(input, hx, weights)
+                return self._run(input, hx, weights, direct.scan) if done is None else done
         if self.fallback_reason(input, hx) is None:
             return self._run(input, hx, weights, _ops.through_operator)
         _check.state_dtypes(input, self._given_states(hx), weights[0].dtype)
         return self._by_reference(input, hx) if self.uses_reference() else super().forward(input, hx)
 
     def _step(self, input, hx, weights):
-        """The result of a short call that is a single step of one layer in one direction, else None."""
+        """The result of a plain call that is a single step of one layer in one direction, else None."""
         single, names = self._single(input), self._weight_names()
         if single is None or not all(name in self._parameters for name in names):
             return None
@@ -108,14 +112,9 @@ class Served:
             return None
         return tuple(hx) if isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
 
-    def _is_short(self, input, hx, weights):
-        """True for a call that the driver can take as it is: dense tensors, right sizes, no gradient to record."""
-        dtype = weights[0].dtype
+    def _is_plain(self, input, hx, dtype):
+        """True for arguments that the driver can take as they are: dense tensors of the right sizes."""
         states = self._given_states(hx)
-        if states is None or dtype not in _check.SERVED_DTYPES:
-            return False
-        if not _check.plain(dtype, input, *states):
-            return False
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *states, *weights):
+        if states is None or dtype not in _check.SERVED_DTYPES or not _check.plain(dtype, input, *states):
             return False
         return self._size_reason(input, states) is None

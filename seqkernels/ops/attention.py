@@ -66,7 +66,7 @@ def _forward_cpu(query, key, value, mask, causal, scale):
     reason = _driver().supports(query, key, value, mask)
     if reason is not None:
         raise NotImplementedError(reason)
-    _check.stored(query=query, key=key, value=value, attn_mask=mask)
+    _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", mask))
     return _driver().forward(query, key, value, mask, causal, scale)
 
 

@@ -23,14 +23,13 @@ def pack_count():
 class PackedWeights:
     """The forward weights of one layer, packed: for each of its D directions (w_ih, w_hh, b_ih, b_hh) addresses.
 
-    `directions[d]` are four addresses; `tensors` keeps the memory they point into.
+    `directions[d]` are four addresses; `memory` is what they point into.
     """
 
     def __init__(self, cell, weights):
         global _count
         _count += 1
-        self.tensors = [_pack_direction(cell, group) for group in per_direction(cell, weights)]
-        self.directions = [tuple(t.data_ptr() for t in group) for group in self.tensors]
+        self.memory, self.directions = zip(*(_pack_direction(cell, group) for group in per_direction(cell, weights)))
 
 
 def kept_weights(cell, weights):
@@ -112,16 +111,20 @@ def per_direction(cell, weights):
 
 
 def _pack_direction(cell, group):
-    w_ih, w_hh = group[:2]
-    size, H = w_ih.element_size(), w_hh.shape[1]
+    """(memory, addresses of w_ih, w_hh, b_ih and b_hh in it) of one direction; biases that are not there are zero."""
+    size, H = group[0].element_size(), group[1].shape[1]
     shape = compiled().layout(cell, size, False)
     pack = compiled().kernel("pack", cell=cell, size=size, operand="forward")
-    packed = []
-    for matrix in (w_ih, w_hh, *(b.unsqueeze(1) for b in group[2:])):
-        matrix = matrix.detach().contiguous()
-        target = on_huge_pages(matrix.new_empty(shape.forward_weights(H, matrix.shape[1])))
-        pack(matrix.data_ptr(), target.data_ptr(), H, matrix.shape[1])
-        packed.append(target)
+    terms = (group[0].shape[1], H, 1, 1)
+    counts = [shape.forward_weights(H, K) for K in terms]
+    memory = on_huge_pages(group[0].new_empty(sum(counts)))
+    address, addresses = memory.data_ptr(), []
+    for count in counts:
+        addresses.append(address)
+        address += size * count
+    for matrix, K, target in zip(group, terms, addresses):
+        dense = matrix.detach().contiguous()  # named, so that it lives as long as it is read
+        pack(dense.data_ptr(), target, H, K)
     if len(group) == 2:
-        packed += [w_ih.new_zeros(shape.forward_weights(H, 1))] * 2
-    return packed
+        memory[-2 * counts[2] :].zero_()
+    return memory, tuple(addresses)

@@ -7,8 +7,9 @@ input.
 
 import torch
 
-from .. import _check, reference
+from .. import _check
 from ..kernels.cells import CELLS
+from . import double_backward
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
@@ -32,14 +33,21 @@ def _driver():
 def through_operator(cell, x, h_0, c_0, weights, batch_first):
     """(y, h_n, c_n) by the operator, which compilers, tracers and modes see.
 
-    A plain call that records a gradient goes to the same functions as a node of autograd: lists of tensors in an
-    operator's autograd cost about 400 microseconds a training step.
+    A plain call that records a gradient is `recorded`.
     """
     tensors = [t for t in (x, h_0, c_0, *weights) if t is not None]
     save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if save and _check.plain_thread() and _check.plain(x.dtype, *tensors):
-        return _Recorded.apply(cell, batch_first, x, h_0, c_0, *weights)
+        return recorded(cell, x, h_0, c_0, weights, batch_first)
     return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save)[:3]
+
+
+def recorded(cell, x, h_0, c_0, weights, batch_first):
+    """(y, h_n, c_n) of plain tensors, by the operator's implementation as a node of autograd.
+
+    Lists of tensors in an operator's autograd cost about 400 microseconds a training step.
+    """
+    return _Recorded.apply(cell, batch_first, x, h_0, c_0, *weights)
 
 
 def step_through_operator(cell, x, h, c, weights):
@@ -55,12 +63,22 @@ def readable(x):
 
 
 def _forward_cpu(cell, x, h_0, c_0, weights, batch_first, save):
+    return _present(x, *_forward(cell, x, h_0, c_0, weights, batch_first, save))
+
+
+def _present(x, *tensors):
+    """The tensors, an empty one where there is none: what an operator returns."""
+    return tuple(x.new_empty((0,)) if t is None else t for t in tensors)
+
+
+def _forward(cell, x, h_0, c_0, weights, batch_first, save):
+    """What the driver's `forward` returns, from arguments of any kind."""
     _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
     if x.dtype not in _check.SERVED_DTYPES:
         raise NotImplementedError(_check.tensor_reason("x", x))
     if 0 in (*x.shape[:2], *h_0.shape):
         return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
-    _check.stored(x=x, h_0=h_0, c_0=c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)})
+    _check.stored(("x", x), ("h_0", h_0), ("c_0", c_0), *((f"weights[{i}]", w) for i, w in enumerate(weights)))
     c_0 = None if c_0 is None else c_0.contiguous()
     return _driver().forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
 
@@ -88,31 +106,24 @@ def _forward_fake(cell, x, h_0, c_0, weights, batch_first, save):
 
 
 def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw):
-    weights = list(weights)
-    T, B, H, D = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
-    if B == 0 or H == 0:
+    T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
+    if 0 not in h_0.shape:
+        _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T)
+        states, gates = states.contiguous(), gates.contiguous()
+    given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
+    *gradients, dweights = _trusted_backward(cell, *given, batch_first, needs_dx, needs_dw)
+    return (*_present(x, *gradients), dweights or [])
+
+
+def _trusted_backward(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw):
+    """What the driver's `backward` returns, from arguments of the right sizes."""
+    if 0 in h_0.shape:
         given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
         made = _backward_fake(cell, *given, batch_first, needs_dx, needs_dw)
         return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]])
-    _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T)
     dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
-    dx, dh_0, dc_0, dweights = _driver().backward(
-        cell,
-        dy,
-        dh_n,
-        dc_n,
-        readable(x),
-        h_0.contiguous(),
-        c_0,
-        weights,
-        states.contiguous(),
-        gates.contiguous(),
-        batch_first,
-        needs_dx,
-        needs_dw,
-    )
-    nothing = [x.new_empty((0,)) if t is None else t for t in (dx, dh_0, dc_0)]
-    return (*nothing, list(dweights) if needs_dw else [])
+    saved = (readable(x), h_0.contiguous(), c_0, weights, states, gates)
+    return _driver().backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw)
 
 
 def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T):
@@ -150,7 +161,7 @@ def _backward(ctx, dy, dh_n, dc_n, dstates, dgates):
 
 
 def _gradients(ctx, dy, dh_n, dc_n, needs_dx, needs_dw, run):
-    """(dx, dh_0, dc_0, the weights') from what `ctx` saved, by run: the backward operator or its implementation."""
+    """(dx, dh_0, dc_0, the weights') from what `ctx` saved, by run: the backward operator or what it runs."""
     x, h_0, c_0, *rest = ctx.saved_tensors
     weights, (states, gates) = rest[: ctx.per_layer], rest[ctx.per_layer :]
     cell, batch_first = ctx.cell, ctx.batch_first
@@ -172,10 +183,8 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, cell, batch_first, x, h_0, c_0, *weights):
-        y, h_n, c_n, states, gates = _forward_cpu(cell, x, h_0, c_0, weights, batch_first, True)
+        y, h_n, c_n, states, gates = _forward(cell, x, h_0, c_0, weights, batch_first, True)
         ctx.cell, ctx.batch_first, ctx.save, ctx.per_layer = cell, batch_first, True, len(weights)
-        if c_0 is None:
-            ctx.mark_non_differentiable(c_n)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, c_0, *weights, states, gates)
         return y, h_n, c_n
@@ -183,61 +192,10 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n):
         # With create_graph the gradient is recorded in its turn: the operator knows how.
-        run = torch.ops.seqkernels.scan_backward if torch.is_grad_enabled() else _backward_cpu
+        run = torch.ops.seqkernels.scan_backward if torch.is_grad_enabled() else _trusted_backward
         needs = ctx.needs_input_grad[2], any(ctx.needs_input_grad[5:])
         dx, dh_0, dc_0, dweights = _gradients(ctx, dy, dh_n, dc_n, *needs, run)
         return None, None, dx, dh_0, dc_0, *dweights
-
-
-def _save_for_double_backward(ctx, inputs, output):
-    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, batch_first, needs_dx, needs_dw = inputs
-    ctx.cell, ctx.batch_first, ctx.needs = cell, batch_first, (needs_dx, needs_dw)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, *weights)
-
-
-def _double_backward(ctx, ddx, ddh_0, ddc_0, ddweights):
-    """Gradient of the gradient, by differentiating the reference twice. states and gates depend on the other arguments
-    and carry no gradient of their own: the recomputation accounts for all of it."""
-    needs_dx, needs_dw = ctx.needs
-    dy, dh_n, dc_n, *primals = ctx.saved_tensors
-    has_c = primals[2] is not None
-    upstream = [ddx if needs_dx else None, ddh_0, ddc_0 if has_c else None, *(ddweights if needs_dw else [])]
-    upstream += [None] * (len(primals) - len(upstream))
-    with torch.enable_grad():
-        seeds, primals = _differentiable(dy, dh_n, dc_n), _differentiable(*primals)
-        x, h_0, c_0, *weights = primals
-        outputs = reference.scan(ctx.cell, x, h_0, c_0, weights, ctx.batch_first)[:3]
-        pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
-        first = torch.autograd.grad(
-            [o for o, _ in pairs],
-            [p for p in primals if p is not None],
-            [s for _, s in pairs],
-            create_graph=True,
-            materialize_grads=True,
-        )
-    first = iter(first)
-    first = [None if p is None else next(first) for p in primals]
-    chosen = [(f, u) for f, u in zip(first, upstream) if f is not None and u is not None and f.requires_grad]
-    wanted = [t for t in (*seeds, *primals) if t is not None]
-    grads = [None] * len(wanted)
-    if chosen:
-        grads = torch.autograd.grad(
-            [f for f, _ in chosen],
-            wanted,
-            [u for _, u in chosen],
-            allow_unused=True,
-            create_graph=torch.is_grad_enabled(),
-        )
-    grads = iter(grads)
-    ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
-    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None
-
-
-def _differentiable(*tensors):
-    """Aliases that gradients can be asked for, still tied to the graph that the tensors came from."""
-    aliases = [None if t is None else t.view_as(t) for t in tensors]
-    return [a if a is None or a.requires_grad else a.requires_grad_() for a in aliases]
 
 
 _LIB.impl("scan", _forward_cpu, "CPU")
@@ -246,5 +204,5 @@ torch.library.register_fake("seqkernels::scan", _forward_fake, lib=_LIB)
 torch.library.register_fake("seqkernels::scan_backward", _backward_fake, lib=_LIB)
 torch.library.register_autograd("seqkernels::scan", _backward, setup_context=_save_for_backward, lib=_LIB)
 torch.library.register_autograd(
-    "seqkernels::scan_backward", _double_backward, setup_context=_save_for_double_backward, lib=_LIB
+    "seqkernels::scan_backward", double_backward.run, setup_context=double_backward.save, lib=_LIB
 )

@@ -31,7 +31,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     weights: per direction w_ih (G H, I), w_hh (G H, H) and, or not, b_ih, b_hh (G H). y (T, B, D H) or (B, T, D H);
     h_n, c_n (D, B, H). For save=True, what `backward` needs: the S states after each step, (S, D, T, B, H) in the
     order of the steps, and gates, opaque. They share no memory with y, which its owner may write to. What is not there
-    is empty.
+    is None.
     """
     D, B, H = h0.shape
     time = 1 if batch_first else 0
@@ -42,9 +42,9 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
         packed = PackedWeights(cell, weights)
     y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
     h_n = torch.empty_like(h0)
-    c_n = h0.new_empty(0) if c0 is None else torch.empty_like(c0)
+    c_n = None if c0 is None else torch.empty_like(c0)
     S = CELLS[cell].states
-    states = leased(S * D * T * B * H, x.dtype).view(S, D, T, B, H) if save else x.new_empty(0)
+    states = leased(S * D * T * B * H, x.dtype).view(S, D, T, B, H) if save else None
     chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
     gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
@@ -56,7 +56,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
         sign = 1 - 2 * d
         state = size * d * B * H
         outputs = (y.data_ptr() + size * (y_time * last + d * H), sign * y_time, y.stride(1 - time))
-        h, c = outputs, (c_n.data_ptr() + state, 0)
+        h, c = outputs, (0 if c_n is None else c_n.data_ptr() + state, 0)
         if save:
             h, c = (states[0, d].data_ptr(), B * H, H), (states[S - 1, d].data_ptr(), B * H)
         arguments = (
@@ -74,7 +74,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     _run(tasks)
     if save and c0 is not None:
         c_n.copy_(states[1, :, T - 1])
-    return y, h_n, c_n, states, gates if save else x.new_empty(0)
+    return y, h_n, c_n, states, gates if save else None
 
 
 def _run(tasks):

@@ -1,6 +1,6 @@
 """The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
 
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -21,40 +21,36 @@ def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_firs
     if dy is not None and dy.stride(2) != 1:
         dy = dy.contiguous()
     groups = per_direction(cell, weights)
-    shared = (dy, dh_n, dc_n, x, h0, c0)
-    results = [_Backward(cell, d, *shared, groups[d], states, gates, batch_first, dx, needs_dw) for d in range(D)]
+    shared = (dy, dh_n, x, h0, c0)
+    dh0, dc0 = torch.empty_like(h0), None
+    if c0 is not None:  # carried from step to step in place
+        dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.clone(memory_format=torch.contiguous_format)
+    outputs = (dx, dh0, dc0, needs_dw)
+    results = [_Backward(cell, d, *shared, groups[d], states, gates, batch_first, *outputs) for d in range(D)]
     _run_backward(results)
-    dh0 = torch.stack([r.dh0 for r in results])
-    dc0 = None if c0 is None else torch.stack([r.dc for r in results])
     return dx, dh0, dc0, [g for r in results for g in r.weight_gradients()] if needs_dw else None
 
 
 class _Backward:
     """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
 
-    def __init__(self, cell, d, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, dx, needs_dw):
+    def __init__(self, cell, d, dy, dh_n, x, h0, c0, weights, states, gates, batch_first, dx, dh0, dc, needs_dw):
         self.cell, self.d, self.weights = cell, d, weights
         self.time = 1 if batch_first else 0
         self.T, self.B, self.I, self.H = x.shape[self.time], h0.shape[1], x.shape[2], h0.shape[2]
         self.size = x.element_size()
         self.shape = compiled().layout(cell, self.size, True)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
-        self.h0, self.c0 = h0[d], None if c0 is None else c0[d]
+        self.h0, self.c0, self.dh0, self.dc = (None if t is None else t[d] for t in (h0, c0, dh0, dc))
         self.states, self.gates = states[:, d], gates
-        zeros = torch.zeros_like(self.h0)
-        self.dy_last = zeros if dh_n is None else dh_n[d].contiguous()
-        if dy is None:
-            self.dy = (zeros.data_ptr(), 0, self.H)
-            self.zeros = zeros
-        else:
+        self.direct_h, self.zeros = torch.zeros_like(self.h0), torch.zeros_like(self.h0)
+        last = self.zeros if dh_n is None else dh_n[d]
+        self.dy = (self.zeros.data_ptr(), 0, self.H)
+        if dy is not None:
             self.dy = self.steps_of(dy, d * self.H)
-            self.kept_dy = dy
             step = dy.select(self.time, 0 if d else self.T - 1)[:, d * self.H : (d + 1) * self.H]
-            self.dy_last = step + self.dy_last if dh_n is not None else step.contiguous()
-        self.dh0, self.direct_h = torch.empty_like(self.h0), torch.zeros_like(self.h0)
-        self.dc = None
-        if c0 is not None:  # carried from step to step in place
-            self.dc = torch.zeros_like(self.c0) if dc_n is None else torch.empty_like(self.c0).copy_(dc_n[d])
+            last = step if dh_n is None else step + last
+        self.dy_last = last.contiguous()
         self.slabs = self.shape.slabs(self.H)
         self.length = min(self.T, compiled().steps(self.B))
         self.w_hh = pack_backward(cell, weights[1], "h")
@@ -140,10 +136,15 @@ class _Backward:
         if len(self.weights) == 4:
             shape = self.shape
             sums = self.db.view(self.slabs, shape.blocks, shape.slots, shape.lanes)
-            for slots in (shape.x_slots, shape.u_slots):
-                parts = sums[:, :, list(slots)].permute(2, 0, 1, 3).reshape(len(slots), -1)
-                gradients.append(parts[:, : self.H].reshape(-1))
+            sums = sums.permute(2, 0, 1, 3).reshape(shape.slots, -1)[:, : self.H]
+            gradients += [sums.index_select(0, _index(s)).view(-1) for s in (shape.x_slots, shape.u_slots)]
         return gradients
+
+
+@cache
+def _index(slots):
+    with torch.inference_mode(False):
+        return torch.tensor(slots, device="cpu")
 
 
 def _run_backward(directions):

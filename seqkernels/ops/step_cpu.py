@@ -25,7 +25,7 @@ class Step:
 
     def __init__(self, cell, kept, dtype, x_row, B):
         I, H = kept.checked[:2]
-        numbers = (kept.contents, *kept.tensors, *kept.packed.directions[0], x_row, B, I, H)
+        numbers = (kept.contents, *kept.tensors, *kept.packed.directions[0], x_row, B, I, H, 0)
         self._memory = kept, (ctypes.c_int64 * len(numbers))(*numbers)
         self.plan = ctypes.addressof(self._memory[1])
         self.kernel = compiled().kernel("step", cell=cell, size=dtype.itemsize)

@@ -1,0 +1,56 @@
+"""The autograd rule of `seqkernels::scan_backward`: what it saves, and the gradient of its results."""
+
+import torch
+
+from .. import reference
+
+
+def save(ctx, inputs, output):
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, batch_first, needs_dx, needs_dw = inputs
+    ctx.cell, ctx.batch_first, ctx.needs = cell, batch_first, (needs_dx, needs_dw)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, *weights)
+
+
+def run(ctx, ddx, ddh_0, ddc_0, ddweights):
+    """Gradient of the gradient, by differentiating the reference twice. states and gates depend on the other arguments
+    and carry no gradient of their own: the recomputation accounts for all of it."""
+    needs_dx, needs_dw = ctx.needs
+    dy, dh_n, dc_n, *primals = ctx.saved_tensors
+    has_c = primals[2] is not None
+    upstream = [ddx if needs_dx else None, ddh_0, ddc_0 if has_c else None, *(ddweights if needs_dw else [])]
+    upstream += [None] * (len(primals) - len(upstream))
+    with torch.enable_grad():
+        seeds, primals = _differentiable(dy, dh_n, dc_n), _differentiable(*primals)
+        x, h_0, c_0, *weights = primals
+        outputs = reference.scan(ctx.cell, x, h_0, c_0, weights, ctx.batch_first)[:3]
+        pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
+        first = torch.autograd.grad(
+            [o for o, _ in pairs],
+            [p for p in primals if p is not None],
+            [s for _, s in pairs],
+            create_graph=True,
+            materialize_grads=True,
+        )
+    first = iter(first)
+    first = [None if p is None else next(first) for p in primals]
+    chosen = [(f, u) for f, u in zip(first, upstream) if f is not None and u is not None and f.requires_grad]
+    wanted = [t for t in (*seeds, *primals) if t is not None]
+    grads = [None] * len(wanted)
+    if chosen:
+        grads = torch.autograd.grad(
+            [f for f, _ in chosen],
+            wanted,
+            [u for _, u in chosen],
+            allow_unused=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+    grads = iter(grads)
+    ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
+    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None
+
+
+def _differentiable(*tensors):
+    """Aliases that gradients can be asked for, still tied to the graph that the tensors came from."""
+    aliases = [None if t is None else t.view_as(t) for t in tensors]
+    return [a if a is None or a.requires_grad else a.requires_grad_() for a in aliases]
