@@ -23,6 +23,8 @@ class Runner:
 class StreamRunner(Runner):
     """The LSTM model on seqkernels.Stream."""
 
+    burst = 16
+
     def __init__(self, source, model):
         self.model, self.stream = model, source.stream(model.lstm)
 

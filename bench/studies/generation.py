@@ -15,7 +15,8 @@ SAMPLES, MIN_SAMPLES, BUDGET_SECONDS = 31, 3, 2.0
 def measure(runners, token, position):
     """Seconds a step of every runner at a position, interleaved, at least 3 samples each: {name: [seconds, ...]}.
 
-    A sample is a burst of steps, after one that brings the runner's weights back into the caches that the others used.
+    A sample is a burst of steps, after another burst that brings the runner's weights back into the caches that the
+    others used: one step does not where the third cache takes in only what has been used twice.
     """
     samples = {name: [] for name in runners}
     start = time.perf_counter()
@@ -23,14 +24,18 @@ def measure(runners, token, position):
         for name, runner in runners.items():
             runner.back_to(position)
             if runner.burst > 1:
-                runner.step(token)
+                _burst(runner, token)
             begin = time.perf_counter()
-            for _ in range(runner.burst):
-                runner.step(token)
+            _burst(runner, token)
             samples[name].append((time.perf_counter() - begin) / runner.burst)
         if index + 1 >= MIN_SAMPLES and time.perf_counter() - start > BUDGET_SECONDS:
             break
     return samples
+
+
+def _burst(runner, token):
+    for _ in range(runner.burst):
+        runner.step(token)
 
 
 def expected_seconds(points, position):
