@@ -10,6 +10,7 @@ heads.
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.nn import functional as F
 
 from . import _check, reference
@@ -190,6 +191,10 @@ def scaled_dot_product_attention(
     Returns (B, N, T, E). "auto" and no kernel: torch's own function, with its errors. Raises NotImplementedError for
     impl="kernel" where no kernel serves the call.
     """
+    if impl == "auto" and attn_mask is None and not dropout_p and not is_causal and not is_dynamo_compiling():
+        out = _attention.again(query, key, value, scale, enable_gqa)
+        if out is not None:
+            return out
     if impl == "auto" and attn_mask is None and not dropout_p and _is_short(query, key, value, enable_gqa):
         _check.stored(("query", query), ("key", key), ("value", value))
         return _attention.direct(query, key, value, None, is_causal, scale)

@@ -7,6 +7,7 @@ from torch.compiler import is_dynamo_compiling
 from . import _check
 from .nn._recurrent import Recurrent
 from .ops import direct
+from .ops.guards import guard
 
 
 class Stream:
@@ -165,7 +166,7 @@ class Stream:
         if _check.plain_thread() and _check.plain(self._dtype, x, *weights):
             self._layers = [self._layer(i, weights) for i in range(len(self._layers))]
             if None not in self._layers:
-                self._alike = direct.guard(x, *weights)
+                self._alike = guard(x, *weights)
         return self._alike is not None
 
     def _layer(self, i, weights):

@@ -151,7 +151,7 @@ def _attend(size):
 def _scores(size):
     """p[key] of `count` keys with one query; -inf up to a whole vector."""
     W = target.current().lanes(size)
-    several, single = multiply(WIDE), multiply(1)
+    several, two, single = multiply(WIDE), multiply(2), multiply(1)
 
     @inner
     def scores(k, k_row, count, D, q, p):
@@ -159,9 +159,12 @@ def _scores(size):
             acc, at, inside = zeros(W, 1, size), k + size * k_row * i, 0
             if count - i >= W:
                 wide, inside = D // (WIDE * W) * (WIDE * W), D // W * W
+                even = D // (2 * W) * (2 * W)
                 for d in range(0, wide, WIDE * W):
                     acc = several(acc, (at + size * d, k_row, q + size * d))
-                for d in range(wide, inside, W):
+                for d in range(wide, even, 2 * W):
+                    acc = two(acc, (at + size * d, k_row, q + size * d))
+                for d in range(even, inside, W):
                     acc = single(acc, (at + size * d, k_row, q + size * d))
             for d in range(inside, D, W):
                 acc = multiply_part(acc, (at + size * d, k_row, q + size * d, count - i, D - d))
@@ -172,7 +175,7 @@ def _scores(size):
 
 def _accumulate(m, size):
     """sums = alpha sums + p V over `count` keys and m rows; when they are new there are no sums to read."""
-    wide, narrow = _value_columns(m, WIDE, size), _value_columns(m, 1, size)
+    wide, two, narrow = (_value_columns(m, n, size) for n in (WIDE, 2, 1))
     W = target.current().lanes(size)
 
     @inner
@@ -181,6 +184,9 @@ def _accumulate(m, size):
         while d + WIDE * W <= Dv:
             wide(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += WIDE * W
+        if d + 2 * W <= Dv:
+            two(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
+            d += 2 * W
         while d < Dv:
             narrow(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += W

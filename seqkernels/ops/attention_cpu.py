@@ -1,19 +1,19 @@
 """Attention on the CPU: checks what the kernels serve, lays out inputs, splits the work over threads."""
 
-import threading
 from functools import partial
 
 import torch
 
 from ..kernels.cpu import attention, transposed
-from ..kernels.cpu import decode as decoding
 from ..kernels.cpu.compile import kernel
 from . import threads
+from .decode_cpu import decode, remembered
+from .rows import dense_rows, scale_of, scratch
+
+__all__ = ["decode", "forward", "is_decode", "remembered", "supports"]
 
 FEW = 8  # queries: up to here `decode` is the faster one, measured at 64 to 8192 keys
-# Handing a task to another thread costs some 75 microseconds; these take three times that.
-_OPERATIONS_A_TASK, _BYTES_A_TASK = 4e7, 5e6
-_local = threading.local()
+_OPERATIONS_A_TASK = 4e7  # three times what it costs to hand a task to another thread, some 75 microseconds
 
 
 def supports(q, k, v, mask=None):
@@ -42,12 +42,12 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     t < s; scale None is 1 / sqrt(D). Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32, float64.
     """
     (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
-    if mask is None and T <= FEW and (S == 1 or not causal):
+    if is_decode(T, S, mask, causal):
         return decode(q, k, v, scale)
     out, done = _output(q, Dv, S)
     if done:
         return out
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
     kind, place = transposed.NO_MASK, (0, 0, 0, 0)
     if mask is not None:
         kind = transposed.BOOLS if mask.dtype == torch.bool else transposed.FLOATS
@@ -65,44 +65,16 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     arguments = (*_place(q), *_place(k), *_place(v), *place, kind, out.data_ptr())
     arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
     need = attention.workspace(size, D, Dv)
-    work, start = _workspace(tasks * need, q.dtype)
-    work[: tasks * need : need] = _factor(scale, D)
+    work, start = scratch(tasks * need, q.dtype)
+    work[: tasks * need : need] = scale_of(scale, D)
     calls = [(*arguments, start + i * need * size, groups, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *call) for call in calls])
     return out
 
 
-def decode(q, k, v, scale=None, length=None):
-    """Attention of a few queries over the first `length` keys (None: all) of a cache, unmasked.
-
-    q (B, N, T, D) with T small, k (B, N_kv, capacity, D), v (B, N_kv, capacity, Dv), read where they lie. Returns
-    (B, N, T, Dv), contiguous; 0 for a length of 0. ValueError for a length beyond the capacity. The keys are split by
-    their number alone, so the bits do not depend on the threads.
-    """
-    (B, N, T, D), heads, Dv = q.shape, k.shape[1], v.shape[3]
-    S = k.shape[2] if length is None else length
-    if not 0 <= S <= k.shape[2]:
-        raise ValueError(f"length must be between 0 and the {k.shape[2]} keys of the cache, got {S}")
-    out, done = _output(q, Dv, S)
-    if done:
-        return out
-    q, k, v = _rows(q), _rows(k), _rows(v)
-    size, group = q.element_size(), N // heads
-    entry = kernel("decode", size=size)
-    rows, items = B * N * T, B * heads * decoding.chunks(S)
-    tasks = max(1, min(torch.get_num_threads(), items, int(B * heads * S * (D + Dv) * size / _BYTES_A_TASK)))
-    need, records = decoding.workspace(size, group * T, D), items * group * T * decoding.record(size, Dv)
-    work, start = _workspace(tasks * need + records, q.dtype)
-    work[: tasks * need : need] = _factor(scale, D)
-    place = start + tasks * need * size
-    arguments = (*_place(q), *_place(k), *_place(v), out.data_ptr(), N, group, T, S, D, Dv, place)
-    if tasks == 1:
-        entry(*arguments, start, 0, items, 1, 0, rows)
-        return out
-    calls = [(*arguments, start + i * need * size, i, items, tasks, 0, 0) for i in range(tasks)]
-    threads.run([partial(entry, *call) for call in calls])
-    entry(*arguments, start, 0, 0, 1, 0, rows)
-    return out
+def is_decode(T, S, mask, causal):
+    """Whether T queries over S keys are left to `decode`."""
+    return mask is None and T <= FEW and (S == 1 or not causal)
 
 
 def _output(q, Dv, S):
@@ -113,34 +85,13 @@ def _output(q, Dv, S):
     return out, S == 0 or out.numel() == 0
 
 
-def _factor(scale, D):
-    """The scale; without dimensions every score is 0 whatever it is."""
-    return scale if scale is not None else D**-0.5 if D else 1.0
-
-
 def _place(x):
     """Address, and strides but the last, in elements."""
     return (x.data_ptr(), *x.stride()[:3])
-
-
-def _rows(x):
-    """x itself if its last stride is 1, else a copy of which it is."""
-    if x.is_neg():
-        x = x.resolve_neg()
-    return x if x.stride()[3] == 1 or x.shape[3] == 1 else x.contiguous()
 
 
 def _mask_rows(mask, shape):
     """The mask broadcast to `shape`; only what it holds is copied, and only if its last stride is not 1."""
     mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
     own = mask[tuple(slice(0, 1) if step == 0 else slice(None) for step in mask.stride()[:3])]
-    return _rows(own.expand(*own.shape[:3], shape[3])).expand(shape)
-
-
-def _workspace(elements, dtype):
-    """This thread's scratch memory, kept for its next call: a numpy array of dtype, and its address."""
-    kept = _local.__dict__.get(dtype)
-    if kept is None or kept[0].size < elements:
-        memory = torch.empty(elements, dtype=dtype, device="cpu")
-        kept = _local.__dict__[dtype] = memory.numpy(), memory.data_ptr()
-    return kept
+    return dense_rows(own.expand(*own.shape[:3], shape[3])).expand(shape)

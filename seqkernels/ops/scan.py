@@ -27,6 +27,7 @@ _LIB.define(
 
 def _driver():
     from . import scan_cpu
+
     return scan_cpu
 
 

@@ -7,12 +7,12 @@ import ctypes
 from operator import is_, itemgetter
 
 import torch
-from torch._C._dynamo.guards import TensorGuards
 
 from seqkernels.kernels.cells import CELLS
 
 from .._check import overridden
 from .compiled import compiled
+from .guards import guard
 from .packed import cached
 
 
@@ -46,16 +46,6 @@ class InPlace:
         if cached(self._cell, weights) is not self._kept or not self._kept.same(weights):
             return False
         return self._step.kernel(self._step.plan, x, *self._states, *self._ends)
-
-
-def guard(*tensors):
-    """A function of as many objects, none twice: whether they are tensors like these, in a thread like this one.
-
-    Alike in class, dtype, device, requires_grad, sizes and strides, and in what the dispatcher would do with them: so
-    there is no tracer, functional transform, dispatch mode or autocast, and inference mode is as it was. Dynamo's own
-    check, one call for all.
-    """
-    return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 
 
 class Plan:
