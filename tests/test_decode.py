@@ -164,3 +164,18 @@ def test_tracers_and_modes_see_the_call_after_a_decode():
         assert functional.scaled_dot_product_attention(q, k, v).dtype == torch.bfloat16
     compiled = torch.compile(functional.scaled_dot_product_attention, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(q, k, v), functional.scaled_dot_product_attention(q, k, v))
+
+
+def test_a_function_mode_sees_the_call_after_a_decode():
+    class Seen(torch.overrides.TorchFunctionMode):
+        names = []
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    (k, v), q = cache_of(), torch.randn(1, 2, 1, 8)
+    expected = functional.scaled_dot_product_attention(q, k, v)
+    with Seen() as mode:
+        assert torch.equal(functional.scaled_dot_product_attention(q, k, v), expected)
+    assert any("attention" in name for name in mode.names)
