@@ -1,6 +1,6 @@
 """The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
 
-from functools import cache, partial
+from functools import partial
 
 import torch
 
@@ -136,15 +136,9 @@ class _Backward:
         if len(self.weights) == 4:
             shape = self.shape
             sums = self.db.view(self.slabs, shape.blocks, shape.slots, shape.lanes)
-            sums = sums.permute(2, 0, 1, 3).reshape(shape.slots, -1)[:, : self.H]
-            gradients += [sums.index_select(0, _index(s)).view(-1) for s in (shape.x_slots, shape.u_slots)]
+            rows = sums.permute(2, 0, 1, 3).reshape(shape.slots, -1)[:, : self.H].unbind()
+            gradients += [torch.cat([rows[slot] for slot in slots]) for slots in (shape.x_slots, shape.u_slots)]
         return gradients
-
-
-@cache
-def _index(slots):
-    with torch.inference_mode(False):
-        return torch.tensor(slots, device="cpu")
 
 
 def _run_backward(directions):
