@@ -21,10 +21,13 @@ forget gate of Gers et al. (2000); Cho et al. (2014), the reset gate applied aft
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType
+from typing import NamedTuple
 
 # Bound by each backend. dsigmoid, dtanh and drelu give the derivative from the function's value.
 sigmoid = tanh = relu = dsigmoid = dtanh = drelu = None
+_PRIMITIVES = ("sigmoid", "tanh", "relu", "dsigmoid", "dtanh", "drelu")
 # Bound by `Cell.bind` to the cell's own choice among them.
 activation = dactivation = None
 
@@ -71,6 +74,24 @@ def gru_backward(ds, saved, s, s_next):
     return (dr, dz, dn), (dr, dz, dn * r), (direct,)
 
 
+class _Symbol:
+    """A stand-in that tells values apart: every operation gives a new one."""
+
+    def _new(self, *_):
+        return _Symbol()
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _new
+
+
+class Slots(NamedTuple):
+    """Of the distinct gradients that a cell's backward returns: which are those of x, of u, and whether the gradient of
+    h has a direct part."""
+
+    x: tuple
+    u: tuple
+    has_direct_h: bool
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell: its two functions, the numbers of gates, states and saved values, and (RNN) its nonlinearity."""
@@ -81,6 +102,15 @@ class Cell:
     states: int
     saved: int
     nonlinearity: str = ""
+
+    @cached_property
+    def slots(self):
+        """The Slots of the backward."""
+        _, backward = self.bind(**dict.fromkeys(_PRIMITIVES, lambda _: _Symbol()))
+        states = [_Symbol() for _ in range(self.states)]
+        dx, du, direct = backward(states, [_Symbol() for _ in range(self.saved)], states, states)
+        distinct = list(dict.fromkeys((*dx, *du)))
+        return Slots(tuple(map(distinct.index, dx)), tuple(map(distinct.index, du)), direct[0] is not None)
 
     def bind(self, **primitives):
         """(forward, backward) over a backend's primitives: sigmoid, tanh, relu and their d-functions."""

@@ -15,6 +15,10 @@ from hypothesis import settings
 # What not every machine has. A test that uses one of these says so in its name or id.
 OPTIONAL = ("avx512", "avx2", "neon", "inductor", "onnxruntime", "triton", "cuda")
 
+# Without a GPU, Triton's kernels run in its interpreter, on CPU tensors. It is asked for before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Graphs that Inductor kept on disk may hold an operator of ours as it was in another version.
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
 

@@ -7,7 +7,6 @@ from seqkernels.kernels.cells import CELLS
 
 from seqkernels import reference
 from seqkernels.ops import scan_cpu
-from seqkernels.ops.packed import PackedWeights
 
 TORCH = {
     "rnn_tanh": torch.nn.RNN,
@@ -39,11 +38,10 @@ class Problem:
         self.dh = torch.randn(D, B, H, dtype=dtype)
         self.dc = torch.randn(D, B, H, dtype=dtype) if cell == "lstm" else None
 
-    def ours(self, dy=True, dstates=True, after_forward=lambda y: None):
+    def ours(self, dy=True, dstates=True, after_forward=lambda y: None, driver=scan_cpu, **options):
         arguments = (self.cell, self.x, self.h, self.c, self.weights, self.batch_first)
-        y, h_n, c_n, states, gates = scan_cpu.forward(*arguments, True)
-        packed = PackedWeights(self.cell, self.weights)
-        plain = scan_cpu.forward(*arguments, False, packed)
+        y, h_n, c_n, states, gates = driver.forward(*arguments, True, **options)
+        plain = driver.forward(*arguments, False, **options)
         assert (c_n is None) == (plain[2] is None) == (self.c is None)
         for kept, quick in zip((y, h_n, c_n)[: 2 + (self.c is not None)], plain):
             assert same_bits(kept, quick), "inference and training differ"
@@ -51,7 +49,7 @@ class Problem:
         after_forward(y)
         upstream = (self.dy if dy else None, *((self.dh, self.dc) if dstates else (None, None)))
         saved = (self.x, self.h, self.c, self.weights, states, gates, self.batch_first)
-        dx, dh, dc, dweights = scan_cpu.backward(self.cell, *upstream, *saved, True, True)
+        dx, dh, dc, dweights = driver.backward(self.cell, *upstream, *saved, True, True, **options)
         assert all(map(same_bits, (gates, states), before)), "the backward wrote to what the forward saved"
         return self.named((y, h_n, c_n), (dx, dh, dc, *dweights))
 

@@ -25,15 +25,6 @@ FEW_ROWS = 16  # a batch of fewer is never split
 _CHUNK_ROWS = 192
 
 
-class _Symbol:
-    """A stand-in that tells values apart: every operation gives a new one."""
-
-    def _new(self, *_):
-        return _Symbol()
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _new
-
-
 @dataclass(frozen=True)
 class Layout:
     """The sizes of one cell at one element size (bytes) on the current target."""
@@ -107,19 +98,15 @@ def back_and_forth(turn, count, pass_):
 def layout(cell, size, save):
     """The Layout of a cell for inference or, with `save`, for training."""
     cell = CELLS[cell]
-    names = ("sigmoid", "tanh", "relu", "dsigmoid", "dtanh", "drelu")
-    _, backward = cell.bind(**{name: lambda _: _Symbol() for name in names})
-    states = [_Symbol() for _ in range(cell.states)]
-    dx, du, direct = backward(states, [_Symbol() for _ in range(cell.saved)], states, states)
-    distinct = list(dict.fromkeys((*dx, *du)))
+    slots = cell.slots
     return Layout(
         gates=cell.gates,
         blocks=max(1, 4 // cell.gates),
         width=max(cell.gates, cell.saved) if save else cell.gates,
-        slots=len(distinct),
-        x_slots=tuple(distinct.index(d) for d in dx),
-        u_slots=tuple(distinct.index(d) for d in du),
-        has_direct_h=direct[0] is not None,
+        slots=len({*slots.x, *slots.u}),
+        x_slots=slots.x,
+        u_slots=slots.u,
+        has_direct_h=slots.has_direct_h,
         lanes=target.current().lanes(size),
         size=size,
     )

@@ -1,0 +1,62 @@
+"""The Triton scans as the compiler leaves them, for GPUs that need not be there (tests/compile_only.py)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# name: the most bytes that may be spilled, and why
+SPILLS = {
+    "scan_backward-lstm-bf16-whole-sm_80": (4096, "all weights are kept in registers as operands; not tuned for sm_80"),
+    "scan_backward-gru-bf16-whole-sm_80": (16384, "all weights are kept in registers as operands; not tuned for sm_80"),
+    "scan_backward-lstm-fp32-grid-sm_90": (128, "float32 operands of four gates in 8 warps"),
+}
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """By name."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    program = Path(__file__).with_name("compile_only.py")
+    options = {"capture_output": True, "text": True, "timeout": 600}
+    done = subprocess.run([sys.executable, program], check=False, env=environment, **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {report["name"]: report for report in map(json.loads, done.stdout.splitlines())}
+
+
+def test_every_regime_is_compiled(reports):
+    for kernel in ("scan_forward", "scan_backward"):
+        for regime in ("whole", "grid", "stepwise"):
+            assert f"{kernel}-lstm-bf16-{regime}-sm_90" in reports
+    assert not any("grid-gfx942" in name for name in reports), "only NVIDIA lets programs wait for each other"
+
+
+def test_nothing_is_spilled(reports):
+    spilled = {name: r["spilled"] for name, r in reports.items() if r["spilled"] > SPILLS.get(name, (0, ""))[0]}
+    assert not spilled
+
+
+def test_shared_memory_fits(reports):
+    assert not {name: r["shared"] for name, r in reports.items() if r["shared"] > r["limit"]}
+
+
+def test_products_run_on_tensor_cores(reports):
+    assert not [name for name, r in reports.items() if not r["products"]]
+
+
+def test_a_release_comes_after_all_threads_stores(reports):
+    assert not [name for name, r in reports.items() if r["unordered"]]
+
+
+def test_no_load_is_made_ahead_of_a_wait(reports):
+    assert not [name for name, r in reports.items() if "grid" in name and r["ahead"]]
+
+
+def test_an_unordered_release_is_seen():
+    from compile_only import unordered
+
+    assert unordered("st.global.b32 [%rd1], %r1;\nbar.sync 0;\natom.add.release.gpu.u32 %r2, [%rd2], 1;") == 0
+    assert unordered("st.global.b32 [%rd1], %r1;\natom.add.release.gpu.u32 %r2, [%rd2], 1;") == 1

@@ -1,0 +1,90 @@
+"""The Triton scan against torch.nn in float64, in every regime: on a GPU, or in Triton's interpreter."""
+
+import pytest
+import torch
+from agreement import assert_agree
+from scan_problem import Problem
+from seqkernels.kernels.cells import CELLS
+from seqkernels.kernels.gpu import regimes
+
+from seqkernels.ops import scan_gpu
+
+# T, B, I, H, directions, batch_first, bias; H over several blocks of units where the regime has them
+SHAPES = {
+    "odd": (5, 3, 7, 33, 2, True, True),
+    "row": (9, 1, 20, 40, 1, False, True),
+    "rows": (3, 35, 9, 17, 2, False, False),
+}
+# One after another, as the interpreter runs programs, only one block of units may wait.
+PLANS = {
+    "whole": lambda B: regimes.Plan("whole", 64, 16 if B > 1 else 1, 64, 4),
+    "grid": lambda B: regimes.Plan("grid", 64, 16 if B > 1 else 1, 64, 4),
+    "stepwise": lambda B: regimes.Plan("stepwise", 16, 16 if B > 1 else 1, 32, 4),
+}
+cells = pytest.mark.parametrize("cell", CELLS)
+plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+
+
+@cells
+@plans
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_agrees_with_torch(cell, plan, shape):
+    problem = Problem(cell, shape, torch.float32)
+    ours = problem.ours(driver=scan_gpu, plan=plan(shape[1]))
+    assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
+
+
+@cells
+@pytest.mark.parametrize("scale", [1e-3, 30.0], ids=["small", "saturated"])
+def test_agrees_on_small_and_saturated_inputs(cell, scale):
+    problem = Problem(cell, (6, 5, 11, 24, 1, False, True), torch.float32, scale)
+    ours = problem.ours(driver=scan_gpu)
+    assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
+
+
+@cells
+@pytest.mark.parametrize("dy, dstates", [(True, False), (False, True)], ids=["y only", "states only"])
+def test_gradients_that_enter_by_one_output(cell, dy, dstates):
+    problem = Problem(cell, (4, 3, 5, 18, 2, True, True), torch.float32)
+    exact = problem.by_reference(torch.float64, dy, dstates)
+    ours = problem.ours(dy, dstates, driver=scan_gpu)
+    assert_agree(ours, exact, problem.by_reference(torch.float32, dy, dstates))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+@cells
+def test_nan_and_infinity_flow_through_as_in_torch(cell, value):
+    problem = Problem(cell, (4, 2, 3, 5, 1, False, True), torch.float32)
+    problem.x[1, 0, 1] = value
+    ours = scan_gpu.forward(cell, problem.x, problem.h, problem.c, problem.weights, False, False)[0]
+    theirs = problem.run(problem.x, problem.h, problem.c, problem.weights)[0]
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+H200 = regimes.Device(processors=132, shared=232_448, cooperative=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("D", [1, 2])
+def test_a_plan_covers_every_unit_and_row_and_fits_the_device(cell, itemsize, D):
+    for H in (1, 16, 17, 64, 128, 192, 256, 384, 768, 1000, 1536, 4096):
+        for B in (1, 2, 16, 33, 64, 500):
+            plan = regimes.plan_for(cell, H, B, D, itemsize, H200)
+            groups, row_groups = plan.blocks(H, B)
+            assert groups * plan.units >= H and row_groups * plan.rows >= B and plan.chunks(H) * plan.chunk >= H
+            assert plan.chunk % plan.units == 0, "a block of units is in one chunk"
+            weights = CELLS[cell].gates * plan.units * plan.chunks(H) * plan.chunk * itemsize
+            if plan.regime == "whole":
+                assert groups == 1 and weights < H200.shared
+            if plan.regime == "grid":
+                assert groups * row_groups * D <= H200.processors and weights < H200.shared
+
+
+def test_regimes_follow_the_size_and_the_device():
+    def regime(H, B=16, device=H200):
+        return regimes.plan_for("lstm", H, B, 1, 2, device).regime
+
+    assert [regime(H) for H in (64, 768, 4096)] == ["whole", "grid", "stepwise"]
+    alone = regimes.Device(132, 65_536, cooperative=False)
+    assert [regime(H, device=alone) for H in (64, 768)] == ["whole", "stepwise"]
