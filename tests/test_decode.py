@@ -112,6 +112,8 @@ def test_a_growing_cache_is_served_like_any_call():
     for S in (1, 5, 6, 7, 40, 3):
         ours = functional.scaled_dot_product_attention(q, k[:, :, :S], v[:, :, :S])
         assert torch.equal(ours, decode_cpu.decode(q, k, v, length=S))
+        dense = functional.scaled_dot_product_attention(q, k[:, :, :S].contiguous(), v[:, :, :S].contiguous())
+        assert torch.equal(ours, dense), "a cache that torch.cat made: its strides change with its length"
     scaled = functional.scaled_dot_product_attention(q, k[:, :, :9], v[:, :, :9], scale=0.1)
     assert torch.equal(scaled, decode_cpu.decode(q, k, v, 0.1, length=9))
 

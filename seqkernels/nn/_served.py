@@ -46,12 +46,12 @@ class Served:
                 return done
         weights = self._weights()
         if _check.plain_thread() and self._is_plain(input, hx, weights[0].dtype):
-            if torch.is_grad_enabled() and torch._C._any_requires_grad(input, *self._given_states(hx), *weights):
-                if _check.plain(weights[0].dtype, *weights):
-                    return self._run(input, hx, weights, _ops.recorded)
-            else:
+            tensors = (input, *self._given_states(hx), *weights)
+            if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
                 done = self._step(input, hx, weights)
                 return self._run(input, hx, weights, direct.scan) if done is None else done
+            if _check.plain(weights[0].dtype, *weights):
+                return self._run(input, hx, weights, _ops.recorded)
         if self.fallback_reason(input, hx) is None:
             return self._run(input, hx, weights, _ops.through_operator)
         _check.state_dtypes(input, self._given_states(hx), weights[0].dtype)

@@ -8,7 +8,7 @@ from ..kernels.cpu import attention, transposed
 from ..kernels.cpu.compile import kernel
 from . import threads
 from .decode_cpu import decode, remembered
-from .rows import dense_rows, scale_of, scratch
+from .rows import dense_rows, place, scale_of, scratch
 
 __all__ = ["decode", "forward", "is_decode", "remembered", "supports"]
 
@@ -48,11 +48,11 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     if done:
         return out
     q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-    kind, place = transposed.NO_MASK, (0, 0, 0, 0)
+    kind, mask_place = transposed.NO_MASK, (0, 0, 0, 0)
     if mask is not None:
         kind = transposed.BOOLS if mask.dtype == torch.bool else transposed.FLOATS
         mask = _mask_rows(mask, (B, N, T, S))
-        place = _place(mask)
+        mask_place = place(mask)
     size = q.element_size()
     entry = kernel("attention", size=size)
     operations = B * N * T * S * (D + Dv) * (1 if causal else 2)
@@ -62,7 +62,7 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
         groups //= 2
     items = B * N * attention.items(size, T, groups)
     tasks = min(tasks, items)
-    arguments = (*_place(q), *_place(k), *_place(v), *place, kind, out.data_ptr())
+    arguments = (*place(q), *place(k), *place(v), *mask_place, kind, out.data_ptr())
     arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
     need = attention.workspace(size, D, Dv)
     work, start = scratch(tasks * need, q.dtype)
@@ -83,11 +83,6 @@ def _output(q, Dv, S):
     if S == 0:
         out.zero_()
     return out, S == 0 or out.numel() == 0
-
-
-def _place(x):
-    """Address, and strides but the last, in elements."""
-    return (x.data_ptr(), *x.stride()[:3])
 
 
 def _mask_rows(mask, shape):

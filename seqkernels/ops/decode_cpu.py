@@ -5,12 +5,12 @@ from functools import partial
 
 import torch
 
-from .._check import overridden
+from .._check import overridden, stored
 from ..kernels.cpu import decode as kernels
 from ..kernels.cpu.compile import kernel
 from . import threads
 from .guards import guard
-from .rows import dense_rows, scale_of, scratch
+from .rows import dense_rows, place, scale_of, scratch
 
 _BYTES_A_TASK = 5e6  # three times what it costs to hand a task to another thread, some 75 microseconds
 
@@ -39,14 +39,13 @@ def remembered(q, k, v):
 
 
 class Decode:
-    """Decode with tensors of these sizes and strides, the last stride 1, at any address and with any number of keys."""
+    """Decode with tensors of these sizes, the last stride 1, any number of keys, wherever they lie."""
 
     def __init__(self, q, k, v):
         (B, N, T, D), heads, Dv = q.shape, k.shape[1], v.shape[3]
         self._size, group, self._D = q.element_size(), N // heads, D
         self._shape, self._dtype = (B, N, T, Dv), q.dtype
-        self._strides, self._sizes = [x.stride()[:3] for x in (q, k, v)], (N, group, T)
-        self._entry = kernel("decode", size=self._size)
+        self._sizes, self._entry = (N, group, T), kernel("decode", size=self._size)
         self._heads, self._rows, self._values = B * heads, B * N * T, (D, Dv)
         self._need = kernels.workspace(self._size, group * T, D)
         self._record = group * T * kernels.record(self._size, Dv)
@@ -59,8 +58,8 @@ class Decode:
         tasks = max(1, min(torch.get_num_threads(), items, int(S * self._bytes / _BYTES_A_TASK)))
         work, start = scratch(tasks * need + items * self._record, self._dtype)
         work[: tasks * need : need] = scale_of(scale, self._D)
-        q, k, v = ((x.data_ptr(), *strides) for x, strides in zip((q, k, v), self._strides))
-        arguments = (*q, *k, *v, out.data_ptr(), *self._sizes, S, *self._values, start + tasks * need * size)
+        places = (*place(q), *place(k), *place(v), out.data_ptr())
+        arguments = (*places, *self._sizes, S, *self._values, start + tasks * need * size)
         if tasks == 1:
             self._entry(*arguments, start, 0, items, 1, 0, self._rows)
         else:
@@ -71,14 +70,12 @@ class Decode:
 
 
 class Remembered:
-    """A call of `scaled_dot_product_attention` that was a decode, for calls like it."""
+    """A call of `scaled_dot_product_attention` that was a decode, for calls like it, whatever the cache's strides."""
 
     def __init__(self, q, k, v):
-        self._alike = guard(q, k, v, free=((1, 2), (2, 2)))
+        self._alike = guard(q, k, v, free_sizes=((1, 2), (2, 2)), free_strides=(0, 1, 2))
         self._records = any(t.requires_grad for t in (q, k, v))
-        self._grouped, self._run, self._size = q.shape[1] != k.shape[1], Decode(q, k, v), q.element_size()
-        self._q, *self._kv = (_extent(x) - x.shape[2] * x.stride(2) for x in (q, k, v))
-        self._q, self._steps = self._q + q.shape[2] * q.stride(2), (k.stride(2), v.stride(2))
+        self._grouped, self._run = q.shape[1] != k.shape[1], Decode(q, k, v)
 
     def __call__(self, q, k, v, scale, grouped):
         if not self._alike(q, k, v) or (self._records and torch.is_grad_enabled()) or overridden():
@@ -86,16 +83,5 @@ class Remembered:
         S = k.shape[2]
         if S == 0 or v.shape[2] != S or (self._grouped and not grouped):
             return None
-        (k_0, v_0), (k_step, v_step) = self._kv, self._steps
-        if not (self._stored(q, self._q) and self._stored(k, k_0 + S * k_step) and self._stored(v, v_0 + S * v_step)):
-            return None
+        stored(("query", q), ("key", k), ("value", v))
         return self._run(q, k, v, S, scale)
-
-    def _stored(self, x, elements):
-        """Whether x's storage holds so many elements from its first on."""
-        return (x.storage_offset() + elements) * self._size <= x.untyped_storage().nbytes()
-
-
-def _extent(x):
-    """Elements of memory from x's first to its last."""
-    return 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride()))

@@ -14,6 +14,11 @@ def dense_rows(x):
     return x if x.stride()[3] == 1 or x.shape[3] == 1 else x.contiguous()
 
 
+def place(x):
+    """Address, and strides but the last, in elements."""
+    return (x.data_ptr(), *x.stride()[:3])
+
+
 def scale_of(scale, D):
     """The scale; without dimensions every score is 0 whatever it is."""
     return scale if scale is not None else D**-0.5 if D else 1.0
