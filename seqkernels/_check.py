@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from seqkernels.kernels.cells import CELLS
 
-SERVED_DTYPES = (torch.float32, torch.float64)
+from . import _backends
 
 
 def _keys(*names):
@@ -34,9 +34,11 @@ _PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect
 
 
 def plain_thread():
-    """True where a call runs at once and as written: no compiler, tracer, transform, mode, autocast or forward AD."""
+    """True where a call runs at once and as written, CPU tensors on the CPU's kernels: no compiler, tracer, transform,
+    mode, autocast or forward AD."""
     return not (
         is_compiling()
+        or _backends.chosen != "auto"
         or _dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
         or _is_any_autocast_enabled()
         or overridden()
@@ -62,7 +64,8 @@ REFUSED = "the arguments are refused by torch"
 def thread_reason() -> str | None:
     """Why no kernel runs under what is active in this thread, or None."""
     if is_compiling():
-        return "autocast is active" if torch.is_autocast_enabled("cpu") else None
+        active = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+        return "autocast is active" if active else None
     if _is_any_autocast_enabled():
         return "autocast is active"
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -80,15 +83,11 @@ def vmapped():
     return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
-def tensor_reason(name, x) -> str | None:
-    """Why no kernel can read this tensor, or None."""
+def tensor_reason(operation, name, x) -> str | None:
+    """Why no kernel of the operation can read this tensor, or None."""
     if x.layout is not torch.strided or x.is_nested:
         return f"{name} is not a dense strided tensor"
-    if x.device.type not in ("cpu", "meta"):
-        return f"{name} is on {x.device}: the kernels run on the CPU"
-    if x.dtype not in SERVED_DTYPES:
-        return f"{name} is {x.dtype}: the kernels take float32 and float64"
-    return None
+    return _backends.reason(operation, name, x)
 
 
 def stored(*named):

@@ -14,6 +14,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn import functional as F
 
 from . import _check, reference
+from ._backends import DTYPES
 from .ops import attention as _attention
 from .ops import scan as _scan
 from .reference import ScanOutput
@@ -39,7 +40,8 @@ def scan(
 
     Args:
         cell: "rnn_tanh", "rnn_relu", "rnn_sigmoid", "lstm" or "gru".
-        x: (T, B, I), or (B, T, I) with batch_first; any floating dtype (the kernels: float32 and float64 on a CPU).
+        x: (T, B, I), or (B, T, I) with batch_first; any floating dtype (the kernels: float32 and
+            float64 on a CPU, float32, float16 and bfloat16 on a GPU).
         h_0, c_0: (D, B, H), D = 1 or 2, the second direction running in reverse. Zero by default; then D is taken from
             the weights: 2 or 4 of them are one direction if weights[2] is a bias or absent.
         weights: D times w_ih (G*H, I), w_hh (G*H, H)[, b_ih (G*H), b_hh (G*H)], gates in torch.nn's order.
@@ -68,7 +70,7 @@ def scan(
     asked = {"lengths": lengths, "reset": reset, "return_states": return_states or None}
     reasons = [f"no kernel takes {name}= yet" for name, value in asked.items() if value is not None]
     tensors = {"x": x, "h_0": h_0, "c_0": c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
-    if not _use_kernel(impl, reasons + _reasons(tensors)):
+    if not _use_kernel(impl, reasons + _reasons("scan", tensors)):
         return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths, reset, reset_state, return_states)
     _check_stored(tensors)
     y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first)
@@ -87,7 +89,7 @@ def step(cell, x, h, c=None, weights=(), *, impl="auto"):
     states = (h.unsqueeze(0), None if c is None else c.unsqueeze(0))
     _check.scan_arguments(cell, x.unsqueeze(0), *states, weights, False)
     tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
-    if not _use_kernel(impl, _reasons(tensors)):
+    if not _use_kernel(impl, _reasons("scan", tensors)):
         return reference.step(cell, x, h, c, weights)
     _check_stored(tensors)
     return _scan.step_through_operator(cell, x, h, c, weights)
@@ -116,9 +118,10 @@ def _check_rows(lengths, reset, T, B, batch_first):
             raise ValueError(f"reset must be bool of size {shape}, got {reset.dtype} of size {list(reset.shape)}")
 
 
-def _reasons(tensors):
+def _reasons(operation, tensors):
     """Why no kernel can read these tensors here and now: a list, empty where one can."""
-    found = [_check.thread_reason(), *(_check.tensor_reason(n, t) for n, t in tensors.items() if t is not None)]
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    found = [_check.thread_reason(), *(_check.tensor_reason(operation, n, t) for n, t in given.items())]
     return [reason for reason in found if reason is not None]
 
 
@@ -139,7 +142,7 @@ def _use_kernel(impl, reasons):
 def attention_reasons(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, enable_gqa=False):
     """Why no kernel serves this call of scaled_dot_product_attention: a list, empty where one does."""
     tensors = {"query": query, "key": key, "value": value}
-    reasons = _reasons(tensors)
+    reasons = _reasons("attention", tensors)
     if dropout_p:
         reasons.append("dropout_p is not zero")
     given = [t for t in (query, key, value, attn_mask) if t is not None]
@@ -217,7 +220,7 @@ def scaled_dot_product_attention(
 def _is_short(query, key, value, enable_gqa):
     """True for a call that the driver can take as it is: plain tensors (B, N, T, D), no mask, no gradient to record."""
     dtype = query.dtype
-    if dtype not in _check.SERVED_DTYPES or not _check.plain_thread() or not _check.plain(dtype, query, key, value):
+    if dtype not in DTYPES["cpu"] or not _check.plain_thread() or not _check.plain(dtype, query, key, value):
         return False
     if torch.is_grad_enabled() and torch._C._any_requires_grad(query, key, value):
         return False

@@ -2,8 +2,6 @@
 
 import torch
 
-EPS = torch.finfo(torch.float32).eps
-
 
 def error(value, exact):
     """The largest difference, relative to the largest exact value."""
@@ -13,13 +11,15 @@ def error(value, exact):
 
 
 def assert_agree(ours, exact, theirs):
-    """float64: 1e-12. float32: twice the error that torch itself makes, or 4 eps where torch is luckier.
+    """float64: 1e-12. Others: twice the error that torch itself makes, or 4 eps of the dtype where torch is luckier.
 
     Three dictionaries of tensors with the same names; `exact` in float64, `theirs` torch's in the dtype of ours.
     """
     assert ours.keys() == exact.keys() == theirs.keys()
     for name, value in ours.items():
         assert value.dtype == theirs[name].dtype, name
-        allowed = 1e-12 if value.dtype == torch.float64 else max(2 * error(theirs[name], exact[name]), 4 * EPS)
+        allowed = 1e-12
+        if value.dtype != torch.float64:
+            allowed = max(2 * error(theirs[name], exact[name]), 4 * torch.finfo(value.dtype).eps)
         got = error(value, exact[name])
         assert got <= allowed, f"{name}: {got:.2e} of the largest value, allowed {allowed:.2e}"

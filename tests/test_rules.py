@@ -14,6 +14,7 @@ FOLDERS = ("kernels", "seqkernels", "bench", "tests")
 # What a module belongs to, the longest prefix deciding. A module imports from its own rank and below.
 RANKS = {
     "seqkernels.kernels": 0,
+    "seqkernels._backends": 1,
     "seqkernels._check": 1,
     "seqkernels.reference": 1,
     "seqkernels.ops": 2,

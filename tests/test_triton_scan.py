@@ -3,11 +3,15 @@
 import pytest
 import torch
 from agreement import assert_agree
+from bfloat16_interpreter import repair
 from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes
 
 from seqkernels.ops import scan_gpu
+
+if not torch.cuda.is_available():
+    repair()
 
 # T, B, I, H, directions, batch_first, bias; H over several blocks of units where the regime has them
 SHAPES = {
@@ -32,6 +36,18 @@ def test_agrees_with_torch(cell, plan, shape):
     problem = Problem(cell, shape, torch.float32)
     ours = problem.ours(driver=scan_gpu, plan=plan(shape[1]))
     assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
+
+
+@cells
+@plans
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_agrees_with_torch_in_half_precision(cell, plan, dtype):
+    problem = Problem(cell, SHAPES["odd"], dtype)
+    references = problem.by_reference(torch.float64), problem.by_reference(dtype)
+    runs = [problem.ours(driver=scan_gpu, plan=plan(problem.h.shape[1])), *references]
+    if cell == "rnn_relu":  # a sum that rounds to the other side of zero has another gradient, in torch as here
+        runs = [{name: run[name] for name in ("y", "h_n")} for run in runs]
+    assert_agree(*runs)
 
 
 @cells

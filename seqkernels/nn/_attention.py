@@ -90,7 +90,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if torch.is_grad_enabled() and any(t.requires_grad for t in named.values()):
             return "a gradient is needed: attention has no backward kernel yet"
         for name, tensor in named.items():
-            reason = _check.tensor_reason(name, tensor)
+            reason = _check.tensor_reason("attention", name, tensor)
             if reason is not None:
                 return reason
             if tensor.dtype != query.dtype or tensor.device != query.device:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from .. import _check
+from .._backends import DTYPES
 from ..ops import direct
 from ..ops import scan as _ops
 from ..ops.packed import forget
@@ -86,7 +87,7 @@ class Served:
         weights, shapes = self._weights(), self._weight_shapes()
         named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states)), *zip(shapes, weights)]
         for name, tensor in named:
-            reason = _check.tensor_reason(name, tensor)
+            reason = _check.tensor_reason("scan", name, tensor)
             if reason is not None:
                 return reason
             if tensor.device != input.device or tensor.dtype != weights[0].dtype:
@@ -115,6 +116,6 @@ class Served:
     def _is_plain(self, input, hx, dtype):
         """True for arguments that the driver can take as they are: dense tensors of the right sizes."""
         states = self._given_states(hx)
-        if states is None or dtype not in _check.SERVED_DTYPES or not _check.plain(dtype, input, *states):
+        if states is None or dtype not in DTYPES["cpu"] or not _check.plain(dtype, input, *states):
             return False
         return self._size_reason(input, states) is None

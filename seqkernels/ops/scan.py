@@ -10,6 +10,7 @@ import torch
 from .. import _check
 from ..kernels.cells import CELLS
 from . import double_backward
+from .drivers import driver
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
@@ -25,10 +26,8 @@ _LIB.define(
 )
 
 
-def _driver():
-    from . import scan_cpu
-
-    return scan_cpu
+def _driver(x):
+    return driver("scan", x.device)
 
 
 def through_operator(cell, x, h_0, c_0, weights, batch_first):
@@ -63,7 +62,7 @@ def readable(x):
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _forward_cpu(cell, x, h_0, c_0, weights, batch_first, save):
+def _forward_kernel(cell, x, h_0, c_0, weights, batch_first, save):
     return _present(x, *_forward(cell, x, h_0, c_0, weights, batch_first, save))
 
 
@@ -75,13 +74,14 @@ def _present(x, *tensors):
 def _forward(cell, x, h_0, c_0, weights, batch_first, save):
     """What the driver's `forward` returns, from arguments of any kind."""
     _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
-    if x.dtype not in _check.SERVED_DTYPES:
-        raise NotImplementedError(_check.tensor_reason("x", x))
+    reason = _check.tensor_reason("scan", "x", x)
+    if reason is not None:
+        raise NotImplementedError(reason)
     if 0 in (*x.shape[:2], *h_0.shape):
         return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
     _check.stored(("x", x), ("h_0", h_0), ("c_0", c_0), *((f"weights[{i}]", w) for i, w in enumerate(weights)))
     c_0 = None if c_0 is None else c_0.contiguous()
-    return _driver().forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
+    return _driver(x).forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save)
 
 
 def _empty_outputs(cell, x, h_0, c_0, batch_first, save):
@@ -97,7 +97,7 @@ def _allocate(cell, x, h_0, c_0, batch_first, save):
     h_n = x.new_empty((D, B, H))
     c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
     states = x.new_empty((CELLS[cell].states, D, T, B, H) if save else (0,))
-    gates = x.new_empty((_driver().gates_size(cell, T, B, H, D, x.dtype) if save else 0,))
+    gates = x.new_empty((_driver(x).gates_size(cell, T, B, H, D, x.dtype) if save else 0,))
     return y, h_n, c_n, states, gates
 
 
@@ -106,7 +106,7 @@ def _forward_fake(cell, x, h_0, c_0, weights, batch_first, save):
     return _allocate(cell, x, h_0, c_0, batch_first, save)
 
 
-def _backward_cpu(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw):
+def _backward_kernel(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw):
     T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
     if 0 not in h_0.shape:
         _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T)
@@ -124,14 +124,14 @@ def _trusted_backward(cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates,
         return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]])
     dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
     saved = (readable(x), h_0.contiguous(), c_0, weights, states, gates)
-    return _driver().backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw)
+    return _driver(x).backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw)
 
 
 def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T):
     D, B, H = h_0.shape
     shape = (B, T, D * H) if batch_first else (T, B, D * H)
     state = (D, B, H) if c_0 is not None else (0,)
-    size = _driver().gates_size(cell, T, B, H, D, x.dtype)
+    size = _driver(x).gates_size(cell, T, B, H, D, x.dtype)
     expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state)]
     expected += [("states", states, (CELLS[cell].states, D, T, B, H)), ("gates", gates, (size,))]
     for name, tensor, shape in expected:
@@ -199,8 +199,9 @@ class _Recorded(torch.autograd.Function):
         return None, None, dx, dh_0, dc_0, *dweights
 
 
-_LIB.impl("scan", _forward_cpu, "CPU")
-_LIB.impl("scan_backward", _backward_cpu, "CPU")
+for _key in ("CPU", "CUDA"):
+    _LIB.impl("scan", _forward_kernel, _key)
+    _LIB.impl("scan_backward", _backward_kernel, _key)
 torch.library.register_fake("seqkernels::scan", _forward_fake, lib=_LIB)
 torch.library.register_fake("seqkernels::scan_backward", _backward_fake, lib=_LIB)
 torch.library.register_autograd("seqkernels::scan", _backward, setup_context=_save_for_backward, lib=_LIB)

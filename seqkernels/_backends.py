@@ -1,0 +1,46 @@
+"""Which backend's kernels take a tensor: Numba's on the CPU, Triton's on a GPU.
+
+With SEQKERNELS_IMPL=triton in the environment, CPU tensors go to the Triton kernels too, which Triton's interpreter
+then runs: slow, for tests, and only if Triton has not been imported without TRITON_INTERPRET=1.
+"""
+
+import importlib.util
+import os
+
+import torch
+
+CHOICES = ("auto", "triton")
+DTYPES = {
+    "cpu": (torch.float32, torch.float64),
+    "gpu": (torch.float32, torch.float16, torch.bfloat16),
+}
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+OPERATIONS = {"cpu": ("scan", "attention"), "gpu": ("scan",)}
+
+chosen = os.environ.get("SEQKERNELS_IMPL") or "auto"
+if chosen not in CHOICES:
+    raise ValueError(f"SEQKERNELS_IMPL must be one of {', '.join(CHOICES)}, got {chosen!r}")
+if chosen == "triton" and not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def backend(device):
+    """ "cpu" or "gpu" for a torch.device."""
+    return "gpu" if device.type == "cuda" or chosen == "triton" else "cpu"
+
+
+def reason(operation, name, x):
+    """Why no kernel of the operation takes the tensor x, called `name`, for its device and dtype; or None."""
+    if x.device.type not in ("cpu", "cuda", "meta"):
+        return f"{name} is on {x.device}: the kernels run on CPUs and on CUDA devices"
+    kind = backend(x.device)
+    if operation not in OPERATIONS[kind]:
+        return f"{name} is on {x.device}: {operation} has no Triton kernel yet"
+    if kind == "gpu" and not HAS_TRITON:
+        return f"{name} is on {x.device}: its kernels need triton, which is not installed"
+    if kind == "gpu" and x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return f"{name} is {x.dtype}, which Triton's interpreter gets wrong"
+    if x.dtype not in DTYPES[kind]:
+        taken = [str(dtype).removeprefix("torch.") for dtype in DTYPES[kind]]
+        return f"{name} is {x.dtype}: the kernels take {', '.join(taken[:-1])} and {taken[-1]}"
+    return None
