@@ -30,6 +30,8 @@ sigmoid = tanh = relu = dsigmoid = dtanh = drelu = None
 _PRIMITIVES = ("sigmoid", "tanh", "relu", "dsigmoid", "dtanh", "drelu")
 # Bound by `Cell.bind` to the cell's own choice among them.
 activation = dactivation = None
+# A gradient that there is not; bound to zero by a backend whose functions cannot return None.
+nothing = None
 
 
 def rnn_forward(x, u, s):
@@ -38,7 +40,7 @@ def rnn_forward(x, u, s):
 
 def rnn_backward(ds, saved, s, s_next):
     d = (ds[0] * dactivation(s_next[0]),)
-    return d, d, (None,)
+    return d, d, (nothing,)
 
 
 def lstm_forward(x, u, s):
@@ -55,7 +57,7 @@ def lstm_backward(ds, saved, s, s_next):
     tanh_c = tanh(s_next[1])
     dc = ds[1] + ds[0] * o * dtanh(tanh_c)
     d = (dc * g * dsigmoid(i), dc * s[1] * dsigmoid(f), dc * i * dtanh(g), ds[0] * tanh_c * dsigmoid(o))
-    return d, d, (None, dc * f)
+    return d, d, (nothing, dc * f)
 
 
 def gru_forward(x, u, s):

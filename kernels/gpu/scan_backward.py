@@ -74,7 +74,7 @@ def scan_backward(
             arrive(counters + group * UNITS // CHUNK)
         if REGIME == "whole":
             later = _rounded(recurrents, dx.dtype.element_ty, GATES)
-        carried = (tl.zeros((UNITS, ROWS), tl.float32) if carried[0] is None else carried[0],) + carried[1:]
+        carried = (tl.zeros((UNITS, ROWS), tl.float32) + carried[0],) + carried[1:]
     gradient = carried[0]
     if last > T:
         source = recurrent + (d * (2 * T - 1)) * B * H * GATES  # the forward's first step
