@@ -33,6 +33,7 @@ setup(
             *BENCH,
             TRITON,
             *["pytest", "pytest-benchmark", "hypothesis", "expecttest", "ruff"],
+            "greenlet",  # tests/cooperative.py
             "setuptools>=64",  # tests/test_packaging.py builds without isolation
         ],
     },
