@@ -102,19 +102,20 @@ def _stacked(groups, index):
 
 def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
     """All steps of a scan: in one launch, or "stepwise" in one each."""
-    (D, B, H), kind, tf32 = h0.shape, CELLS[cell], torch.backends.cudnn.allow_tf32
+    (D, B, H), kind, tf32 = h0.shape, CELLS[cell], torch.backends.cudnn.rnn.fp32_precision == "tf32"
     plan = plan_for(cell, H, B, D, x.element_size(), _device(x.device)) if plan is None else plan
     groups, row_groups = plan.blocks(H, B)
     counters = torch.zeros(D * row_groups * plan.chunks(H), dtype=torch.int32, device=x.device)
     options = {"launch_cooperative_grid": True} if plan.regime == "grid" else {}
     stride = 1 if plan.regime == "stepwise" else steps
-    for first in range(0, steps, stride):
-        kernel[(D * row_groups * groups,)](
-            *arguments, counters, T, B, H, first, first + stride,
-            GATES=kind.gates, STATES=kind.states, SAVED=kind.saved,
-            REGIME=plan.regime, UNITS=plan.units, ROWS=plan.rows, CHUNK=plan.chunk, CHUNKS=plan.chunks(H),
-            PRECISION="tf32" if tf32 else "ieee", num_warps=plan.warps, **constants, **options,
-        )  # fmt: skip
+    with torch.cuda.device_of(x):
+        for first in range(0, steps, stride):
+            kernel[(D * row_groups * groups,)](
+                *arguments, counters, T, B, H, first, first + stride,
+                GATES=kind.gates, STATES=kind.states, SAVED=kind.saved,
+                REGIME=plan.regime, UNITS=plan.units, ROWS=plan.rows, CHUNK=plan.chunk, CHUNKS=plan.chunks(H),
+                PRECISION="tf32" if tf32 else "ieee", num_warps=plan.warps, **constants, **options,
+            )  # fmt: skip
 
 
 @cache

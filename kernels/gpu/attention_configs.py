@@ -1,0 +1,45 @@
+"""Sizes of attention's blocks: not tuned, and not yet run, on a GPU.
+
+They were chosen so that the kernels, compiled for sm_80 and sm_90 in bfloat16 and float32, do not spill registers
+without a mask (24 bytes at most) and little with one, and need at most 115 KB of shared memory.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# Operation and whether the elements have 2 bytes -> up to which D -> the block. Those of 4 bytes are small because a
+# product of float32 in full precision keeps its operands in registers.
+_TABLE = {
+    ("forward", True): {64: Config(128, 64, 4, 3), 128: Config(128, 32, 8, 2), 256: Config(64, 32, 8, 2)},
+    ("masked forward", True): {64: Config(64, 64, 8, 2), 128: Config(64, 32, 8, 2), 256: Config(32, 32, 8, 1)},
+    ("forward", False): {64: Config(64, 32, 8, 2), 128: Config(32, 32, 8, 1), 256: Config(32, 16, 8, 1)},
+    ("masked forward", False): {64: Config(64, 32, 8, 2), 128: Config(32, 32, 8, 1), 256: Config(32, 16, 8, 1)},
+    ("keys", True): {64: Config(32, 64, 8, 2), 128: Config(32, 64, 8, 2), 256: Config(32, 32, 8, 1)},
+    ("keys", False): {64: Config(32, 32, 8, 2), 128: Config(16, 32, 8, 1), 256: Config(16, 16, 8, 1)},
+    ("queries", True): {64: Config(64, 32, 8, 2), 128: Config(64, 64, 8, 2), 256: Config(32, 32, 8, 1)},
+    ("queries", False): {64: Config(64, 32, 8, 2), 128: Config(32, 32, 8, 1), 256: Config(16, 16, 8, 1)},
+}
+# From compute capability 9.0 on: more shared memory, and products of two groups of four warps, 64 rows each.
+_HOPPER = {
+    ("forward", True): {64: Config(128, 64, 4, 3), 128: Config(128, 64, 8, 2), 256: Config(64, 32, 8, 2)},
+    ("keys", True): {64: Config(64, 128, 8, 2), 128: Config(64, 128, 8, 1), 256: Config(32, 32, 8, 1)},
+    ("queries", True): {64: Config(128, 64, 8, 2), 128: Config(128, 64, 8, 1), 256: Config(32, 32, 8, 1)},
+}
+
+
+def config_for(operation, D, itemsize, capability=None):
+    """The blocks of "forward", "masked forward", "keys" (dk, dv) or "queries" (dq), for elements of `itemsize` bytes.
+
+    D: the larger of the sizes of a query and a value. capability: (major, minor), or None where there is no GPU.
+    """
+    key = operation, itemsize == 2
+    table = _HOPPER[key] if capability is not None and capability >= (9, 0) and key in _HOPPER else _TABLE[key]
+    return next(config for size, config in table.items() if size >= D)

@@ -1,0 +1,195 @@
+"""Attention in Triton, in its interpreter where there is no GPU: outputs, lse and gradients against float64."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from agreement import error
+from attention_cases import added, inputs, reference
+from bfloat16_interpreter import repair
+from seqkernels.kernels.gpu.attention_configs import Config, config_for
+from torch.nn.functional import scaled_dot_product_attention as torch_attention
+
+from seqkernels.ops import attention_gpu
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    repair()
+SMALL = Config(queries=32, keys=32, warps=4, stages=1)
+WIDE, TALL = Config(queries=16, keys=64, warps=4, stages=1), Config(queries=64, keys=16, warps=4, stages=1)
+
+
+def exact(q, k, v, dout, mask=None, causal=False, scale=None):
+    """out, lse, dq, dk, dv in float64; nothing flows back through a query that sees no key."""
+    leaves = [x.double().requires_grad_() for x in (q, k, v)]
+    total = added(mask, causal, q.shape[2], k.shape[2])
+    unseen = (total == -math.inf).all(-1, keepdim=True)
+    out = torch.where(unseen, 0.0, reference(*leaves, total.masked_fill(unseen, 0.0), scale=scale))
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    keys = k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
+    lse = (q.double() @ keys.mT * scale + total).logsumexp(3)
+    return out.detach(), lse, *torch.autograd.grad(out, leaves, dout.double())
+
+
+def by_torch(q, k, v, dout, mask=None, causal=False, scale=None):
+    """out, None, dq, dk, dv as torch has them, in the inputs' dtype."""
+    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    if causal or mask is not None:
+        mask = added(mask, causal, q.shape[2], k.shape[2]).to(q.dtype)
+    out = torch_attention(*leaves, mask, scale=scale, enable_gqa=True)
+    return out.detach(), None, *torch.autograd.grad(out, leaves, dout)
+
+
+def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, config=SMALL):
+    q, k, v, dout = (x.to(DEVICE) for x in (q, k, v, dout))
+    mask = None if mask is None else mask.to(DEVICE)
+    assert attention_gpu.supports(q, k, v, mask) is None
+    out, lse = attention_gpu.forward(q, k, v, mask, causal, scale, config)
+    gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, causal, scale, config)
+    return [x.cpu() for x in (out, lse, *gradients)]
+
+
+def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None):
+    """Errors are at most twice torch's own, or a few eps of the dtype, of the largest value.
+
+    4 eps for out and lse. 8 for gradients: dS is a difference whose terms may be larger than itself, and torch's own
+    error varies from one small tensor to another by more than twice.
+    """
+    dout = torch.randn(*q.shape[:3], v.shape[3], dtype=q.dtype) if dout is None else dout
+    arguments = q, k, v, dout, mask, causal, scale
+    ours, theirs, right = by_triton(*arguments, config), by_torch(*arguments), exact(*arguments)
+    for name, value, torchs, wanted in zip(("out", "lse", "dq", "dk", "dv"), ours, theirs, right, strict=True):
+        assert value.is_contiguous() and value.dtype == (torch.float32 if name == "lse" else q.dtype), name
+        if name == "lse":
+            unseen = wanted == -math.inf
+            assert torch.equal(value == -math.inf, unseen)
+            value, wanted = value.masked_fill(unseen, 0.0), wanted.masked_fill(unseen, 0.0)
+        allowed = (4 if name in ("out", "lse") else 8) * torch.finfo(value.dtype).eps
+        if torchs is not None and torchs.isfinite().all():
+            allowed = max(allowed, 2 * error(torchs, wanted))
+        got = error(value, wanted)
+        assert got <= allowed, f"{name} of q {tuple(q.shape)}, v {tuple(v.shape)}: {got:.2e}, allowed {allowed:.2e}"
+    return ours
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", (False, True))
+@pytest.mark.parametrize("T, S", ((1, 1), (1, 33), (33, 33), (33, 100), (100, 33), (100, 100)))
+def test_lengths(T, S, causal, dtype):
+    check(*inputs(1, 2, T, S, 16, dtype=dtype), causal=causal)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("D, E", ((1, 1), (8, 33), (33, 8), (64, 64), (80, 80), (128, 64), (1, 128)))
+def test_sizes(D, E, dtype):
+    check(*inputs(1, 1, 33, 40, D, E, dtype=dtype), causal=True)
+
+
+@pytest.mark.parametrize("config, heads", ((WIDE, 1), (TALL, 2), (None, 4), (SMALL, 2)))
+def test_grouped_heads_and_blocks(config, heads):
+    q, k, v = inputs(2, 4, 70, 50, 8, 4, heads)
+    check(q, k, v, torch.rand(2, 4, 70, 50) < 0.7, causal=True, scale=0.7, config=config)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ((20, 50), (2, 1, 20, 50), (2, 2, 20, 50), (2, 1, 1, 50), (20, 1), (1, 2, 1, 1), ()))
+def test_masks(shape, dtype):
+    q, k, v = inputs(2, 2, 20, 50, 8, dtype=dtype)
+    check(q, k, v, torch.rand(shape) < 0.7)
+    check(q, k, v, torch.randn(shape, dtype=dtype).masked_fill(torch.rand(shape) < 0.3, -math.inf), causal=True)
+
+
+def test_strides_are_free():
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs(2, 2, 33, 40, 8, 5, 1))
+    dout = torch.randn(2, 33, 2, 5).transpose(1, 2)
+    mask = torch.rand(50, 33).mT[:, :40] < 0.7
+    plain = by_triton(*(x.contiguous() for x in (q, k, v, dout, mask)))
+    expanded = torch.randn(1, 1, 1, 5).expand(2, 2, 33, 5)
+    for a, b in zip(plain, by_triton(q, k, v, dout, mask), strict=True):
+        assert torch.equal(a, b)
+    check(q.mT.contiguous().mT, k[:, :, ::2], v[:, :, ::2], mask[:, ::2], dout=expanded)
+
+
+@pytest.mark.parametrize("floats", (False, True))
+def test_a_query_that_sees_no_key(floats):
+    q, k, v = inputs(1, 2, 40, 50, 8)
+    mask = torch.rand(40, 50) < 0.7
+    mask[3], mask[32:] = False, False
+    mask[5, :32] = False  # whole blocks hidden, later keys seen
+    if floats:
+        mask = torch.where(mask, 0.0, -math.inf)
+    out, _, dq, dk, dv = check(q, k, v, mask)
+    assert (out[:, :, 3] == 0).all() and (dq[:, :, 3] == 0).all()
+    assert (out[:, :, 32:] == 0).all() and (dq[:, :, 32:] == 0).all()
+    nothing = by_triton(q, k, v, torch.randn(1, 2, 40, 8), torch.zeros(40, 50, dtype=torch.bool))
+    assert all((x == 0).all() for x in (nothing[0], *nothing[2:]))
+
+
+@pytest.mark.parametrize("S", (0, 20))
+def test_nothing_to_attend_to_or_nobody_to(S):
+    for B, T, D, E in ((1, 20, 8, 5), (0, 20, 8, 5), (1, 0, 8, 5), (1, 3, 0, 5), (1, 3, 8, 0)):
+        q, k, v = inputs(B, 2, T, S, D, E)
+        out, lse, dq, dk, dv = by_triton(q, k, v, torch.randn(B, 2, T, E))
+        wanted = exact(q, k, v, torch.randn(B, 2, T, E), scale=1.0) if S and D == 0 else None
+        assert (out.shape, lse.shape, dq.shape) == ((B, 2, T, E), (B, 2, T), q.shape)
+        if S == 0:
+            assert (out == 0).all() and (lse == -math.inf).all() and (dq == 0).all()
+        if T == 0:
+            assert (dk == 0).all() and (dv == 0).all()
+        if wanted is not None:
+            torch.testing.assert_close(out, wanted[0].float())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", (math.nan, math.inf))
+@pytest.mark.parametrize("where", ("q", "k", "v", "dout"))
+def test_nan_flows_where_it_does_in_torch(where, value):
+    tensors = dict(zip("qkv", inputs(1, 2, 40, 50, 8), strict=True), dout=torch.randn(1, 2, 40, 8))
+    tensors[where][0, 1, 7, 3] = value
+    mask = torch.rand(40, 50) < 0.7
+    ours, theirs = by_triton(**tensors, mask=mask), by_torch(**tensors, mask=mask)
+    for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), ours, theirs, strict=True):
+        if name != "lse":
+            assert torch.equal(a.isfinite(), b.isfinite()), name
+            assert torch.equal(a.isnan(), b.isnan()) or value == math.inf, name
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_key_of_the_future_does_not_reach_the_past():
+    q, k, v = inputs(1, 1, 70, 70, 8)
+    dout = torch.randn(1, 1, 70, 8)
+    clean = by_triton(q, k, v, dout, causal=True)
+    k[0, 0, 40] = math.nan
+    out, lse, dq, _, _ = by_triton(q, k, v, dout, causal=True)
+    assert torch.equal(out[:, :, :40], clean[0][:, :, :40]) and torch.equal(lse[:, :, :40], clean[1][:, :, :40])
+    assert out[:, :, 40:].isnan().all() and lse[:, :, 40:].isnan().all() and dq[:, :, 40:].isnan().all()
+
+
+def test_large_scores():
+    q, k, v = inputs(1, 1, 33, 50, 8, size=30.0)
+    check(q, k, v)
+    check(q, k, v, torch.full((50,), -1e30))
+
+
+def test_the_same_bits_every_time():
+    arguments = *inputs(1, 4, 40, 50, 8, heads=2), torch.randn(1, 4, 40, 8)
+    for a, b in zip(by_triton(*arguments), by_triton(*arguments), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_size_has_blocks():
+    for operation in ("forward", "masked forward", "keys", "queries"):
+        for D, itemsize in itertools.product((1, 64, 80, 256), (2, 4)):
+            for capability in (None, (8, 0), (9, 0), (12, 0)):
+                assert isinstance(config_for(operation, D, itemsize, capability), Config)
+
+
+def test_unsupported_tensors_come_with_a_reason():
+    q, k, v = (x.to(DEVICE) for x in inputs(1, 1, 2, 3, 4))
+    assert "float64" in attention_gpu.supports(q.double(), k, v)
+    assert "float16" in attention_gpu.supports(q, k.half(), v)
+    assert "dimensions" in attention_gpu.supports(q[0], k, v)
+    assert "257" in attention_gpu.supports(q, k, v.new_empty(1, 1, 3, 257))
+    assert "attn_mask" in attention_gpu.supports(q, k, v, torch.ones(3, device=DEVICE, dtype=torch.float64))
