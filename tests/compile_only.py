@@ -1,4 +1,4 @@
-"""The Triton scans compiled for GPUs that are not there: what the compiler says of each.
+"""The Triton kernels compiled for GPUs that are not there: what the compiler says of each.
 
 `python compile_only.py` prints one line of JSON a compilation: spilled bytes, shared memory in bytes, tensor-core
 instructions, releases that other threads' stores may come after, and loads of h that were made ahead of a wait. It
@@ -13,6 +13,9 @@ import re
 
 import triton
 from seqkernels.kernels.cells import CELLS
+from seqkernels.kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries
+from seqkernels.kernels.gpu.attention_configs import config_for
+from seqkernels.kernels.gpu.attention_forward import attention_forward
 from seqkernels.kernels.gpu.primitives import on_blocks
 from seqkernels.kernels.gpu.regimes import Device, plan_for
 from seqkernels.kernels.gpu.scan_backward import scan_backward
@@ -30,11 +33,17 @@ TARGETS = {
 SIZES = (64, 512, 4096)
 B = 16
 BYTES = {"bf16": 2, "fp32": 4}
+ATTENTION = {"forward": attention_forward, "keys": attention_backward_keys, "queries": attention_backward_queries}
+
+# Arguments by name: numbers, strides by the end of their names, and pointers to float32 whatever the dtype.
+COUNTS = ("T", "B", "H", "S", "N", "GROUP", "first", "last")
+STRIDES = ("direction", "time", "row", "batch", "head", "query", "key")
+SINGLES = ("c_n", "dh", "dc", "lse", "delta")
 
 
-def compiled(kernel, cell, H, dtype, target):
-    """A report of one compilation, as plain data."""
-    gpu, device = TARGETS[target]
+def scan(kernel, cell, H, dtype, target):
+    """A report of a scan, compiled."""
+    device = TARGETS[target][1]
     kind, forward = CELLS[cell], kernel is scan_forward
     plan = plan_for(cell, H, B, 1, BYTES[dtype], device)
     constants = {
@@ -46,30 +55,45 @@ def compiled(kernel, cell, H, dtype, target):
         constants |= dict.fromkeys(("c", "c_n") if forward else ("c", "c_0", "dc"))
     if not forward and kind.slots.x == kind.slots.u:
         constants["du"] = None
-    signature = {name: _type(name, dtype, constants) for name in kernel.arg_names}
-    # As a launch at these sizes has it: pointers, H and all strides are multiples of 16.
-    any_integer = ("constexpr", "T", "B", "first", "last")
+    name = f"{kernel.__name__}-{cell}-{dtype}-{plan.regime}-{target}"
+    return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps})
+
+
+def attention(operation, D, masked, target):
+    """A report of a kernel of causal attention in bf16, compiled."""
+    kernel, dtype, gpu = ATTENTION[operation], "bf16", TARGETS[target][0]
+    capability = (gpu.arch // 10, gpu.arch % 10) if gpu.backend == "cuda" else None
+    masked_forward = "masked forward" if masked and operation == "forward" else operation
+    config = config_for(masked_forward, D, BYTES[dtype], capability)
+    constants = {
+        "D": D, "E": D, "BLOCK_D": D, "BLOCK_E": D, "CAUSAL": True, "QUERIES": config.queries, "KEYS": config.keys,
+        "PRECISION": "tf32", **({"mask_key": 1} if masked else {"mask": None}),
+    }  # fmt: skip
+    name = f"{kernel.__name__}-{D}-{dtype}-{'masked-' * masked}{target}"
+    options = {"num_warps": config.warps, "num_stages": config.stages}
+    return compiled(name, kernel, constants, dtype, target, options)
+
+
+def compiled(name, kernel, constants, dtype, target, options):
+    """A report of one compilation, as plain data, as a launch has it where all strides are multiples of 16."""
+    gpu, device = TARGETS[target]
+    signature = {n: "constexpr" if n in constants else _type(n, dtype) for n in kernel.arg_names}
     aligned = {
         (i,): [["tt.divisibility", 16]]
-        for i, (name, kind_) in enumerate(signature.items())
-        if kind_ not in any_integer and name not in any_integer
+        for i, (n, kind) in enumerate(signature.items())
+        if kind not in ("constexpr", "fp32") and (n == "H" or n not in COUNTS)
     }
     source, log = ASTSource(kernel, signature, constants, aligned), io.StringIO()
     with contextlib.redirect_stdout(log):
-        made = triton.compile(source, target=gpu, options={"num_warps": plan.warps})
-    name = f"{kernel.__name__}-{cell}-{dtype}-{plan.regime}-{target}"
+        made = triton.compile(source, target=gpu, options=options)
     return {"name": name, "limit": device.shared, "shared": made.metadata.shared, **_read(made, log.getvalue())}
 
 
-def _type(name, dtype, constants):
-    if name in constants:
-        return "constexpr"
-    if name == "counters":
-        return "*i32"
-    if name in ("c_n", "dh", "dc"):
-        return "*fp32"
-    integers = ("T", "B", "H", "first", "last")
-    return "i32" if name in integers or name.split("_")[-1] in ("direction", "time", "row") else f"*{dtype}"
+def _type(name, dtype):
+    special = {"counters": "*i32", "mask": "*u8", "scale": "fp32", **dict.fromkeys(SINGLES, "*fp32")}
+    if name in special:
+        return special[name]
+    return "i32" if name in COUNTS or name.split("_")[-1] in STRIDES else f"*{dtype}"
 
 
 def _read(made, log):
@@ -105,9 +129,13 @@ def main():
     triton.knobs.nvidia.dump_ptxas_log = True
     kernels = (scan_forward, scan_backward)
     for kernel, cell, H, target in itertools.product(kernels, ("lstm", "gru", "rnn_tanh"), SIZES, TARGETS):
-        print(json.dumps(compiled(kernel, cell, H, "bf16", target)), flush=True)
+        print(json.dumps(scan(kernel, cell, H, "bf16", target)), flush=True)
         if target == "sm_90":
-            print(json.dumps(compiled(kernel, cell, H, "fp32", target)), flush=True)
+            print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)
+    for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
+        print(json.dumps(attention(operation, D, False, target)), flush=True)
+        if target == "sm_90":
+            print(json.dumps(attention(operation, D, True, target)), flush=True)
 
 
 if __name__ == "__main__":

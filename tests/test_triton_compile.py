@@ -1,4 +1,4 @@
-"""The Triton scans as the compiler leaves them, for GPUs that need not be there (tests/compile_only.py)."""
+"""The Triton kernels as the compiler leaves them, for GPUs that need not be there (tests/compile_only.py)."""
 
 import json
 import os
@@ -13,6 +13,10 @@ SPILLS = {
     "scan_backward-lstm-bf16-whole-sm_80": (4096, "all weights are kept in registers as operands; not tuned for sm_80"),
     "scan_backward-gru-bf16-whole-sm_80": (16384, "all weights are kept in registers as operands; not tuned for sm_80"),
     "scan_backward-lstm-fp32-grid-sm_90": (128, "float32 operands of four gates in 8 warps"),
+    "attention_backward_keys-128-bf16-masked-sm_90": (128, "the addresses of a mask, beside blocks chosen without one"),
+    "attention_backward_keys-64-bf16-gfx942": (128, "blocks not chosen for gfx942"),
+    "attention_backward_keys-128-bf16-gfx942": (512, "blocks not chosen for gfx942"),
+    "attention_backward_queries-128-bf16-gfx942": (512, "blocks not chosen for gfx942"),
 }
 
 
@@ -27,10 +31,13 @@ def reports():
     return {report["name"]: report for report in map(json.loads, done.stdout.splitlines())}
 
 
-def test_every_regime_is_compiled(reports):
+def test_every_kernel_and_regime_is_compiled(reports):
     for kernel in ("scan_forward", "scan_backward"):
         for regime in ("whole", "grid", "stepwise"):
             assert f"{kernel}-lstm-bf16-{regime}-sm_90" in reports
+    for kernel in ("attention_forward", "attention_backward_keys", "attention_backward_queries"):
+        for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+            assert f"{kernel}-64-bf16-{target}" in reports
     assert not any("grid-gfx942" in name for name in reports), "only NVIDIA lets programs wait for each other"
 
 
