@@ -53,6 +53,6 @@ _NAMES = ("sigmoid", "tanh", "relu", "dsigmoid", "dtanh", "drelu")
 def on_blocks(cell):
     """(forward, backward) of a cell as Triton functions of float32 blocks."""
     primitives = {name: globals()[name] for name in _NAMES}
-    # A function that returns None among others compiles from Triton 3.7 on. The interpreter asks of every function that
+    # Triton 3.6 does not compile a function that returns None among others. The interpreter asks of every function that
     # it sees triton.language.
     return tuple(triton.jit(f) for f in CELLS[cell].bind(**primitives, nothing=tl.constexpr(0.0), tl=tl))

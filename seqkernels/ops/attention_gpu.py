@@ -9,20 +9,20 @@ from functools import cache
 import torch
 import triton
 
+from .._backends import DTYPES
 from ..kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries, attention_delta
 from ..kernels.gpu.attention_configs import config_for
 from ..kernels.gpu.attention_forward import attention_forward
 from .rows import dense_rows, scale_of
 
 LARGEST = 256  # D and E
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def supports(q, k, v, mask=None):
     """None when `forward` and `backward` serve these tensors, else the reason why not."""
     devices = ("cuda", "cpu") if triton.knobs.runtime.interpret else ("cuda",)
     for name, x in (("query", q), ("key", k), ("value", v)):
-        if x.dtype not in _DTYPES:
+        if x.dtype not in DTYPES["gpu"]:
             return f"{name} is {x.dtype}; the kernels compute in float32, float16 and bfloat16"
         if x.dtype != q.dtype:
             return f"{name} is {x.dtype} and query is {q.dtype}"
