@@ -15,7 +15,8 @@ DTYPES = {
     "gpu": (torch.float32, torch.float16, torch.bfloat16),
 }
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-OPERATIONS = {"cpu": ("scan", "attention"), "gpu": ("scan",)}
+# What a backend has beyond the scan and attention without a gradient.
+OPERATIONS = {"cpu": (), "gpu": ("attention backward", "attention dropout")}
 
 chosen = os.environ.get("SEQKERNELS_IMPL") or "auto"
 if chosen not in CHOICES:
@@ -29,13 +30,11 @@ def backend(device):
     return "gpu" if device.type == "cuda" or chosen == "triton" else "cpu"
 
 
-def reason(operation, name, x):
-    """Why no kernel of the operation takes the tensor x, called `name`, for its device and dtype; or None."""
+def reason(name, x):
+    """Why no kernel takes the tensor x, called `name`, for its device and dtype; or None."""
     if x.device.type not in ("cpu", "cuda", "meta"):
         return f"{name} is on {x.device}: the kernels run on CPUs and on CUDA devices"
     kind = backend(x.device)
-    if operation not in OPERATIONS[kind]:
-        return f"{name} is on {x.device}: {operation} has no Triton kernel yet"
     if kind == "gpu" and not HAS_TRITON:
         return f"{name} is on {x.device}: its kernels need triton, which is not installed"
     if kind == "gpu" and x.device.type == "cpu" and x.dtype == torch.bfloat16:

@@ -83,11 +83,11 @@ def vmapped():
     return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
-def tensor_reason(operation, name, x) -> str | None:
-    """Why no kernel of the operation can read this tensor, or None."""
+def tensor_reason(name, x) -> str | None:
+    """Why no kernel can read this tensor, or None."""
     if x.layout is not torch.strided or x.is_nested:
         return f"{name} is not a dense strided tensor"
-    return _backends.reason(operation, name, x)
+    return _backends.reason(name, x)
 
 
 def stored(*named):

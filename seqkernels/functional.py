@@ -70,7 +70,7 @@ def scan(
     asked = {"lengths": lengths, "reset": reset, "return_states": return_states or None}
     reasons = [f"no kernel takes {name}= yet" for name, value in asked.items() if value is not None]
     tensors = {"x": x, "h_0": h_0, "c_0": c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
-    if not _use_kernel(impl, reasons + _reasons("scan", tensors)):
+    if not _use_kernel(impl, reasons + _reasons(tensors)):
         return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths, reset, reset_state, return_states)
     _check_stored(tensors)
     y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first)
@@ -89,7 +89,7 @@ def step(cell, x, h, c=None, weights=(), *, impl="auto"):
     states = (h.unsqueeze(0), None if c is None else c.unsqueeze(0))
     _check.scan_arguments(cell, x.unsqueeze(0), *states, weights, False)
     tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
-    if not _use_kernel(impl, _reasons("scan", tensors)):
+    if not _use_kernel(impl, _reasons(tensors)):
         return reference.step(cell, x, h, c, weights)
     _check_stored(tensors)
     return _scan.step_through_operator(cell, x, h, c, weights)
@@ -118,10 +118,10 @@ def _check_rows(lengths, reset, T, B, batch_first):
             raise ValueError(f"reset must be bool of size {shape}, got {reset.dtype} of size {list(reset.shape)}")
 
 
-def _reasons(operation, tensors):
+def _reasons(tensors):
     """Why no kernel can read these tensors here and now: a list, empty where one can."""
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    found = [_check.thread_reason(), *(_check.tensor_reason(operation, n, t) for n, t in given.items())]
+    found = [_check.thread_reason(), *(_check.tensor_reason(n, t) for n, t in given.items())]
     return [reason for reason in found if reason is not None]
 
 
@@ -142,12 +142,14 @@ def _use_kernel(impl, reasons):
 def attention_reasons(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, enable_gqa=False):
     """Why no kernel serves this call of scaled_dot_product_attention: a list, empty where one does."""
     tensors = {"query": query, "key": key, "value": value}
-    reasons = _reasons("attention", tensors)
-    if dropout_p:
-        reasons.append("dropout_p is not zero")
+    reasons = _reasons(tensors)
     given = [t for t in (query, key, value, attn_mask) if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-        reasons.append("a gradient is needed: attention has no backward kernel yet")
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+    head_size = max(t.shape[-1] if t.dim() else 1 for t in (query, value))
+    reason = _attention.kernel_reason(query.device, head_size, dropout_p, needs_gradient, attn_mask)
+    reasons += [] if reason is None else [reason]
+    if not 0 <= dropout_p <= 1:
+        reasons.append("dropout_p is refused by torch")
     if is_causal and attn_mask is not None:
         reasons.append("attn_mask and is_causal are both given, which torch refuses")
     if not reasons and not _shapes_served(query, key, value, attn_mask, enable_gqa):
@@ -189,7 +191,9 @@ def scaled_dot_product_attention(
         query: (B, N, T, D) or (N, T, D); key (B, M, S, D); value (B, M, S, E); N = M, or with enable_gqa a multiple
         of M.
         attn_mask: bool (true: may be attended) or query's dtype (added), broadcastable to (B, N, T, S).
-        dropout_p, is_causal, scale: as torch's. A query that may attend to no key gets zero.
+        dropout_p, is_causal, scale: as torch's. A query that may attend to no key gets zero. Where kernels (on a GPU)
+        or the reference drop weights, a seed from torch's generator says which (`seqkernels.dropout`), the same for
+        both.
 
     Returns (B, N, T, E). "auto" and no kernel: torch's own function, with its errors. Raises NotImplementedError for
     impl="kernel" where no kernel serves the call.
@@ -207,14 +211,11 @@ def scaled_dot_product_attention(
     if not _use_kernel(impl, reasons):
         run = reference.scaled_dot_product_attention if impl == "reference" else F.scaled_dot_product_attention
         return run(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    plain = _plain(query, key, value, attn_mask)
-    if plain:
-        _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", attn_mask))
-    run = _attention.direct if plain else _attention.through_operator
-    if query.dim() == 4:
-        return run(query, key, value, attn_mask, is_causal, scale)
-    mask = attn_mask if attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(0)
-    return run(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), mask, is_causal, scale).squeeze(0)
+    batched = query.dim() == 4
+    mask = attn_mask if batched or attn_mask is None or attn_mask.dim() < 3 else attn_mask.unsqueeze(0)
+    q, k, v = (query, key, value) if batched else (query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0))
+    out = _attention.run(q, k, v, mask, is_causal, scale, dropout_p)
+    return out if batched else out.squeeze(0)
 
 
 def _is_short(query, key, value, enable_gqa):
@@ -229,9 +230,3 @@ def _is_short(query, key, value, enable_gqa):
         return False
     grouped = enable_gqa and key_shape[1] and shape[1] % key_shape[1] == 0
     return (shape[1] == key_shape[1] or grouped) and value.dim() == 4 and value.shape[:3] == key_shape[:3]
-
-
-def _plain(query, key, value, mask):
-    if not (_check.plain_thread() and _check.plain(query.dtype, query, key, value)):
-        return False
-    return mask is None or _check.plain(mask.dtype, mask)

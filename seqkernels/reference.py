@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from seqkernels.kernels.cells import CELLS
 
+from . import dropout
+
 _PRIMITIVES = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -155,20 +157,38 @@ def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None, e
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     empty = (scores == -math.inf).all(-1, keepdim=True)
-    return torch.softmax(scores, -1).masked_fill(empty, 0)
+    return torch.softmax(scores.masked_fill(empty, 0), -1).masked_fill(empty, 0)
 
 
 def scaled_dot_product_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False, *, seed=None
 ):
     """softmax(Q K^T * scale + mask) V with torch's signature and meaning, the T x S matrix written out.
 
     query (..., N, T, D), key (..., N, S, D), value (..., N, S, E); attn_mask bool (true: may be attended) or floating
-    (added), broadcastable to (..., N, T, S); scale defaults to 1/sqrt(D). Returns (..., N, T, E).
+    (added), broadcastable to (..., N, T, S); scale defaults to 1/sqrt(D). seed (1,), int64, says what dropout drops;
+    by default it is drawn. Returns (..., N, T, E).
     """
     weights = attention_weights(query, key, attn_mask, is_causal, scale, enable_gqa)
     if dropout_p:
-        weights = torch.dropout(weights, dropout_p, True)
+        seed = dropout.draw_seed(query.device) if seed is None else seed
+        weights = weights * dropout.multiplier(dropout_p, seed, weights.shape, weights.dtype)
     if enable_gqa:
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
     return weights @ value
+
+
+def attention_gradients(dout, query, key, value, attn_mask, is_causal, scale, dropout_p=0.0, seed=None):
+    """Gradients of query (B, N, T, D), key (B, M, S, D), value (B, M, S, E) and the scores (B, N, T, S), in formulas.
+
+    dout (B, N, T, E) is the gradient of what `scaled_dot_product_attention` returns, with enable_gqa where N is not M.
+    """
+    group, M = query.shape[1] // key.shape[1], key.shape[1]
+    weights = attention_weights(query, key, attn_mask, is_causal, scale, enable_gqa=True)
+    kept = dropout.multiplier(dropout_p, seed, weights.shape, weights.dtype) if dropout_p else 1.0
+    dweights = dout @ value.repeat_interleave(group, 1).mT * kept
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdim=True))
+    dproducts = dscores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    dquery = dproducts @ key.repeat_interleave(group, 1)
+    dkey, dvalue = dproducts.mT @ query, (weights * kept).mT @ dout
+    return dquery, *(x.unflatten(1, (M, group)).sum(2) for x in (dkey, dvalue)), dscores

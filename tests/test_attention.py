@@ -10,7 +10,7 @@ import torch
 from attention_cases import FLOATS, SIZES, check, inputs
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
-from seqkernels.ops import attention_cpu, rows
+from seqkernels.ops import rows
 from seqkernels.ops.attention_cpu import forward
 
 LENGTHS = (1, 2, 5, 63, 64, 65, 130)
@@ -167,18 +167,6 @@ def test_the_bits_do_not_depend_on_the_threads(causal):
     for threads in (2, 3):
         torch.set_num_threads(threads)
         assert torch.equal(forward(q, k, v, None, causal), alone)
-
-
-def test_what_is_not_served_has_a_reason():
-    q, k, v = inputs(1, 2, 3, 4, 8)
-    assert attention_cpu.supports(q, k, v) is None
-    assert attention_cpu.supports(q, k, v, torch.ones(3, 4).bool()) is None
-    assert "bfloat16" in attention_cpu.supports(q.bfloat16(), k, v)
-    assert "value is torch.float64" in attention_cpu.supports(q, k, v.double())
-    assert "key is on meta" in attention_cpu.supports(q, k.to("meta"), v)
-    assert "query has layout" in attention_cpu.supports(q.to_sparse(), k, v)
-    assert "query has 3 dimensions" in attention_cpu.supports(q[0], k, v)
-    assert "attn_mask is torch.float64" in attention_cpu.supports(q, k, v, torch.ones(3, 4).double())
 
 
 def test_avx2_gives_the_same_answers():

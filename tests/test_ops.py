@@ -170,8 +170,21 @@ def test_attention_opcheck_and_gradients(mask):
     opcheck(ATTENTION, (q, k, v, m, False, None))
 
     def function(q, k, v, m=None):
-        return torch.ops.seqkernels.attention(q, k, v, m, m is None, 0.7)
+        return torch.ops.seqkernels.attention(q, k, v, m, m is None, 0.7)[0]
 
     given = (q, k, v, m) if mask else (q, k, v)
     torch.autograd.gradcheck(function, given)
     torch.autograd.gradgradcheck(function, given)
+
+
+def test_attention_backward_opcheck():
+    q, k, v, _ = attention_arguments(False)
+    out, lse = (t.detach() for t in ATTENTION(q, k, v, None, True, None))
+    opcheck(torch.ops.seqkernels.attention_backward.default, (out, q, k, v, None, out, lse, True, None, 0.0, None))
+
+
+def test_attention_backward_refuses_what_does_not_fit():
+    q, k, v, _ = attention_arguments(False)
+    out, lse = ATTENTION(q, k, v, None, True, None)
+    with pytest.raises(RuntimeError, match="dout"):
+        torch.ops.seqkernels.attention_backward(out[:1], q, k, v, None, out, lse, True, None, 0.0, None)

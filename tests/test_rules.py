@@ -16,6 +16,7 @@ RANKS = {
     "seqkernels.kernels": 0,
     "seqkernels._backends": 1,
     "seqkernels._check": 1,
+    "seqkernels.dropout": 1,
     "seqkernels.reference": 1,
     "seqkernels.ops": 2,
     "seqkernels.functional": 3,

@@ -11,6 +11,7 @@ from bfloat16_interpreter import repair
 from seqkernels.kernels.gpu.attention_configs import Config, config_for
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
+from seqkernels import reference as oracle
 from seqkernels.ops import attention_gpu
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,12 +43,13 @@ def by_torch(q, k, v, dout, mask=None, causal=False, scale=None):
     return out.detach(), None, *torch.autograd.grad(out, leaves, dout)
 
 
-def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, config=SMALL):
+def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, p=0.0, seed=None, config=SMALL):
     q, k, v, dout = (x.to(DEVICE) for x in (q, k, v, dout))
     mask = None if mask is None else mask.to(DEVICE)
-    assert attention_gpu.supports(q, k, v, mask) is None
-    out, lse = attention_gpu.forward(q, k, v, mask, causal, scale, config)
-    gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, causal, scale, config)
+    seed = None if seed is None else seed.to(DEVICE)
+    given = causal, scale, p, seed, config
+    out, lse = attention_gpu.forward(q, k, v, mask, *given)
+    gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, *given)
     return [x.cpu() for x in (out, lse, *gradients)]
 
 
@@ -59,7 +61,7 @@ def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None)
     """
     dout = torch.randn(*q.shape[:3], v.shape[3], dtype=q.dtype) if dout is None else dout
     arguments = q, k, v, dout, mask, causal, scale
-    ours, theirs, right = by_triton(*arguments, config), by_torch(*arguments), exact(*arguments)
+    ours, theirs, right = by_triton(*arguments, config=config), by_torch(*arguments), exact(*arguments)
     for name, value, torchs, wanted in zip(("out", "lse", "dq", "dk", "dv"), ours, theirs, right, strict=True):
         assert value.is_contiguous() and value.dtype == (torch.float32 if name == "lse" else q.dtype), name
         if name == "lse":
@@ -167,6 +169,26 @@ def test_a_key_of_the_future_does_not_reach_the_past():
     assert out[:, :, 40:].isnan().all() and lse[:, :, 40:].isnan().all() and dq[:, :, 40:].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p, causal, heads, config", ((0.2, False, 4, WIDE), (0.7, True, 2, TALL), (1.0, False, 4, None)))
+def test_dropout(p, causal, heads, config, dtype):
+    """Against the formulas with the dropped weights written out in plain torch operators."""
+    q, k, v = inputs(2, 4, 33, 50, 16, 8, heads, dtype)
+    dout, mask, seed = torch.randn(2, 4, 33, 8, dtype=dtype), torch.rand(33, 50) < 0.8, torch.tensor([-(1 << 62) - 7])
+    out, lse, *gradients = by_triton(q, k, v, dout, mask, causal, None, p, seed, config)
+
+    def exactly(*tensors):
+        q, k, v, dout = tensors
+        dropped = oracle.scaled_dot_product_attention(q, k, v, mask, p, causal, enable_gqa=True, seed=seed)
+        return dropped, *oracle.attention_gradients(dout, q, k, v, mask, causal, None, p, seed)[:3]
+
+    rounded, exact = exactly(q, k, v, dout), exactly(*(x.double() for x in (q, k, v, dout)))
+    for name, ours, plain, wanted in zip(("out", "dq", "dk", "dv"), (out, *gradients), rounded, exact, strict=True):
+        allowed = max(2 * error(plain, wanted), 8 * torch.finfo(dtype).eps)
+        assert error(ours, wanted) <= allowed, name
+    torch.testing.assert_close(lse, by_triton(q, k, v, dout, mask, causal, config=config)[1])
+
+
 def test_large_scores():
     q, k, v = inputs(1, 1, 33, 50, 8, size=30.0)
     check(q, k, v)
@@ -184,12 +206,3 @@ def test_every_size_has_blocks():
         for D, itemsize in itertools.product((1, 64, 80, 256), (2, 4)):
             for capability in (None, (8, 0), (9, 0), (12, 0)):
                 assert isinstance(config_for(operation, D, itemsize, capability), Config)
-
-
-def test_unsupported_tensors_come_with_a_reason():
-    q, k, v = (x.to(DEVICE) for x in inputs(1, 1, 2, 3, 4))
-    assert "float64" in attention_gpu.supports(q.double(), k, v)
-    assert "float16" in attention_gpu.supports(q, k.half(), v)
-    assert "dimensions" in attention_gpu.supports(q[0], k, v)
-    assert "257" in attention_gpu.supports(q, k, v.new_empty(1, 1, 3, 257))
-    assert "attn_mask" in attention_gpu.supports(q, k, v, torch.ones(3, device=DEVICE, dtype=torch.float64))

@@ -1,15 +1,17 @@
 """Gradients of exact attention, from lse and the output: the scores are computed again (Dao, "FlashAttention-2", 2023).
 
 With P = exp(scores - lse) and delta = sum(out dout) a query: dV = P^T dO, dS = P (dO V^T - delta), dQ = scale dS K,
-dK = scale dS^T Q. One kernel for dk and dv, one for dq, so that each result has one owner: no atomics, and the same
-bits every time. Operations: 2 B N T S (2 D + 2 E) and 2 B N T S (2 D + E), half of it if causal. Bytes: each program
-reads the whole other side, mostly from the second-level cache; results are written once.
+dK = scale dS^T Q; with dropout, the P of dV and dO V^T are dropped and rescaled as P was, and delta stands. One kernel
+for dk and dv, one for dq, so that each result has one owner: no atomics, and the same bits every time. Operations:
+2 B N T S (2 D + 2 E) and 2 B N T S (2 D + E), half of it if causal. Bytes: each program reads the whole other side,
+mostly from the second-level cache; results are written once.
 """
 
 import triton
 import triton.language as tl
 
 from .attention_forward import LOG2_E, load_block, scores_of, store_block
+from .dropout import drop
 
 
 @triton.jit
@@ -37,6 +39,7 @@ def attention_backward_keys(
     dout, dout_batch, dout_head, dout_row,  # (B, N, T, E)
     lse, delta,  # (B, N, T) float32, contiguous
     dk, dv,  # (B, M, S, D) and (B, M, S, E), contiguous
+    seed, threshold, rescale,  # as `attention_forward` had them
     N, GROUP, T, S, scale,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
@@ -69,11 +72,17 @@ def attention_backward_keys(
             )  # fmt: skip
             row = (b * N + n) * T + query
             weights = _weights(scores, lse + row + rows[None, :], query + rows[None, :], T)
-            dv_block = tl.dot(weights.to(dout.dtype.element_ty), dout_block, dv_block, input_precision=PRECISION)
+            kept = drop(weights, seed, threshold, b * N + n, query, key, True)
+            dv_block = tl.dot(kept.to(dout.dtype.element_ty), dout_block, dv_block, input_precision=PRECISION)
             dweights = tl.dot(v_block, tl.trans(dout_block), input_precision=PRECISION)
+            dweights = drop(dweights, seed, threshold, b * N + n, query, key, True)
+            if seed is not None:
+                dweights *= rescale
             delta_row = tl.load(delta + row + rows[None, :], mask=query + rows[None, :] < T, other=0.0)
             dscores = weights * (dweights - delta_row)
             dk_block = tl.dot(dscores.to(q.dtype.element_ty), q_block, dk_block, input_precision=PRECISION)
+    if seed is not None:
+        dv_block *= rescale
     store_block(dk + head * S * D, D, key, keys, units[None, :], S, D, dk_block * scale)
     store_block(dv + head * S * E, E, key, keys, outputs[None, :], S, E, dv_block)
 
@@ -87,6 +96,7 @@ def attention_backward_queries(
     dout, dout_batch, dout_head, dout_row,  # (B, N, T, E)
     lse, delta,  # (B, N, T) float32, contiguous
     dq,  # (B, N, T, D), contiguous
+    seed, threshold, rescale,  # as `attention_forward` had them
     N, GROUP, T, S, scale,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
@@ -120,7 +130,11 @@ def attention_backward_queries(
             CAUSAL, True, PRECISION,
         )  # fmt: skip
         weights = _weights(scores, lse + row + rows, query + rows, T)
-        dscores = weights * (tl.dot(dout_block, v_block, input_precision=PRECISION) - delta_column)
+        dweights = tl.dot(dout_block, v_block, input_precision=PRECISION)
+        dweights = drop(dweights, seed, threshold, head, query, key, False)
+        if seed is not None:
+            dweights *= rescale
+        dscores = weights * (dweights - delta_column)
         dq_block = tl.dot(dscores.to(k.dtype.element_ty), k_block, dq_block, input_precision=PRECISION)
     store_block(dq + head * T * D, D, query, rows, units[None, :], T, D, dq_block * scale)
 

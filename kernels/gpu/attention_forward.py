@@ -10,6 +10,8 @@ each block of queries, mostly from the second-level cache.
 import triton
 import triton.language as tl
 
+from .dropout import drop
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -20,6 +22,7 @@ def attention_forward(
     v, v_batch, v_head, v_row,  # (B, M, S, E)
     mask, mask_batch, mask_head, mask_query, mask_key,  # (B, N, T, S) uint8 or of q's dtype, strides 0 allowed; or None
     out, lse,  # (B, N, T, E) of q's dtype, (B, N, T) float32: contiguous
+    seed, threshold, rescale,  # dropout of the weights (`kernels.dropout`): int64, or None for none
     N, GROUP, T, S, scale,  # GROUP = N / M query heads share a head of keys
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
@@ -44,15 +47,17 @@ def attention_forward(
         last = tl.minimum(S, query + QUERIES)
         whole = tl.minimum(whole, (query + 1) // KEYS * KEYS)
     acc, total, largest = _attend(
-        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, query, 0, whole, T, S, scale,
-        D, E, CAUSAL, False, KEYS, PRECISION,
+        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, query,
+        0, whole, T, S, scale, D, E, CAUSAL, False, KEYS, PRECISION,
     )  # fmt: skip
     acc, total, largest = _attend(
-        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, query, whole, last, T, S, scale,
-        D, E, CAUSAL, True, KEYS, PRECISION,
+        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, query,
+        whole, last, T, S, scale, D, E, CAUSAL, True, KEYS, PRECISION,
     )  # fmt: skip
     unseen = total == 0.0
     total = tl.where(unseen, 1.0, total)
+    if seed is not None:
+        acc *= rescale
     store_block(out + head * T * E, E, query, rows[:, None], outputs[None, :], T, E, acc / total[:, None])
     natural = (largest + tl.log2(total)) / LOG2_E
     tl.store(lse + head * T + query + rows, natural, mask=query + rows < T)
@@ -60,7 +65,8 @@ def attention_forward(
 
 @triton.jit
 def _attend(
-    acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, query, first, last, T, S, scale,
+    acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, query,
+    first, last, T, S, scale,
     D: tl.constexpr, E: tl.constexpr, CAUSAL: tl.constexpr, CHECKED: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -79,6 +85,7 @@ def _attend(
         weights = tl.exp2(scores - base[:, None])
         decay = tl.exp2(largest - base)
         total = total * decay + tl.sum(weights, axis=1)
+        weights = drop(weights, seed, threshold, head, query, key, False)
         v_block = load_block(v, v_row, key, keys[:, None], outputs[None, :], S, E, CHECKED)
         acc = tl.dot(weights.to(v_block.dtype), v_block, acc * decay[:, None], input_precision=PRECISION)
         largest = larger

@@ -44,11 +44,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         q, k, v = self._heads(query, key, value, batch_first)
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if causal else self._merged(attn_mask, key_padding_mask, q)
-        plain = self._plain(q, k, v, mask)
-        if plain:
-            _check.stored(("attn_mask", mask))
-        run = _ops.direct if plain else _ops.through_operator
-        out = run(q, k, v, mask, causal, None)
+        out = _ops.run(q, k, v, mask, causal, None, self._active_dropout)
         weights = None
         if need_weights:
             weights = self._attention_weights(q, k, mask)
@@ -81,25 +77,31 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         reason = _check.thread_reason()
         if reason is not None:
             return reason
-        if self.training and self.dropout:
-            return "dropout is active"
         if self.bias_k is not None or self.add_zero_attn:
             return "add_bias_kv or add_zero_attn is set"
         parameters = self._projections()
         named = {"query": query, "key": key, "value": value, **parameters}
-        if torch.is_grad_enabled() and any(t.requires_grad for t in named.values()):
-            return "a gradient is needed: attention has no backward kernel yet"
         for name, tensor in named.items():
-            reason = _check.tensor_reason("attention", name, tensor)
+            reason = _check.tensor_reason(name, tensor)
             if reason is not None:
                 return reason
             if tensor.dtype != query.dtype or tensor.device != query.device:
                 return f"{name} is {tensor.dtype} on {tensor.device}: not query's dtype or device"
+        gradient = torch.is_grad_enabled() and any(t.requires_grad for t in named.values())
+        if need_weights and (gradient or self._active_dropout):
+            return "need_weights with a gradient or dropout: torch writes the weights out for both anyway"
+        reason = _ops.kernel_reason(query.device, self.head_dim, self._active_dropout, gradient)
+        if reason is not None:
+            return reason
         if is_causal and attn_mask is None:
             return "is_causal without attn_mask is refused by torch"
         if not self._sizes_fit(query, key, value):
             return "empty, or sizes are refused by torch"
         return self._mask_reason(query, key, key_padding_mask, attn_mask)
+
+    @property
+    def _active_dropout(self):
+        return self.dropout if self.training else 0.0
 
     def _sizes_fit(self, query, key, value):
         if not (query.dim() == key.dim() == value.dim() in (2, 3)):
@@ -165,8 +167,3 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         return torch.softmax(scores, -1)
-
-    def _plain(self, q, k, v, mask):
-        if not (_check.plain_thread() and _check.plain(q.dtype, q, k, v)):
-            return False
-        return mask is None or _check.plain(mask.dtype, mask)

@@ -87,7 +87,7 @@ class Served:
         weights, shapes = self._weights(), self._weight_shapes()
         named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states)), *zip(shapes, weights)]
         for name, tensor in named:
-            reason = _check.tensor_reason("scan", name, tensor)
+            reason = _check.tensor_reason(name, tensor)
             if reason is not None:
                 return reason
             if tensor.device != input.device or tensor.dtype != weights[0].dtype:

@@ -1,37 +1,30 @@
-"""`seqkernels::attention`: exact attention as one operator.
-
-Its gradient is that of the reference, recomputed: right, twice differentiable, and not fast. Calls that need one go to
-torch's own attention before they come here (`seqkernels.functional`).
-"""
-
-import importlib
-from functools import cache
+"""`seqkernels::attention`: exact attention as one operator. Its gradient is in `attention_gradient`."""
 
 import torch
 
-from .. import _check, reference
+from .. import _backends, _check, dropout
+from . import attention_gradient
+from .drivers import driver
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
-    "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, bool causal, float? scale) -> Tensor",
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, bool causal, float? scale,"
+    " float dropout_p=0.0, Tensor? seed=None) -> (Tensor out, Tensor lse)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
+LARGEST_HEAD = 256  # of query or value, on a GPU: a program keeps a block of them
 
 _last_decode = None
 
 
-@cache
-def _driver():
-    return importlib.import_module(".attention_cpu", __package__)
-
-
 def direct(query, key, value, mask, causal, scale):
-    """The driver, past the dispatcher. The arguments are known to be right, plain, and without a gradient to record."""
+    """The CPU's driver, past the dispatcher. The arguments are known to be right, plain, and need no gradient."""
     global _last_decode
-    out = _driver().forward(query, key, value, mask, causal, scale)
-    if out.numel() and key.shape[2] and _driver().is_decode(query.shape[2], key.shape[2], mask, causal):
-        _last_decode = _driver().remembered(query, key, value)
+    run = driver("attention", query.device)
+    out = run.forward(query, key, value, mask, causal, scale)
+    if out.numel() and key.shape[2] and run.is_decode(query.shape[2], key.shape[2], mask, causal):
+        _last_decode = run.remembered(query, key, value)
     return out
 
 
@@ -40,13 +33,38 @@ def again(query, key, value, scale, grouped):
     return None if _last_decode is None else _last_decode(query, key, value, scale, grouped)
 
 
-def through_operator(query, key, value, mask, causal, scale):
-    """The operator, which compilers and tracers see."""
-    return torch.ops.seqkernels.attention(query, key, value, mask, causal, scale)
+def run(query, key, value, mask, causal, scale, dropout_p=0.0):
+    """What the operator's kernels make of arguments that they serve; the operator itself is what compilers see."""
+    if plain(query, key, value, mask):
+        _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", mask))
+        return direct(query, key, value, mask, causal, scale)
+    seed = dropout.draw_seed(query.device) if dropout_p else None
+    return torch.ops.seqkernels.attention(query, key, value, mask, causal, scale, dropout_p, seed)[0]
 
 
-def check(query, key, value, mask):
-    """Raises unless query (B, N, T, D), key (B, M, S, D), value (B, M, S, E), N a multiple of M, and mask fit."""
+def plain(query, key, value, mask):
+    """Whether these are what `direct` takes."""
+    if not (_check.plain_thread() and _check.plain(query.dtype, query, key, value)):
+        return False
+    return mask is None or _check.plain(mask.dtype, mask)
+
+
+def kernel_reason(device, head_size, dropout_p, needs_gradient, mask=None):
+    """Why no kernel takes heads of this size, dropout or gradients on this device, or None."""
+    served = _backends.OPERATIONS[_backends.backend(device)]
+    if dropout_p and "attention dropout" not in served:
+        return "dropout_p is not zero"
+    if needs_gradient and "attention backward" not in served:
+        return "a gradient is needed: attention has no backward kernel yet"
+    if needs_gradient and mask is not None and mask.requires_grad:
+        return "attn_mask needs a gradient"
+    if _backends.backend(device) == "gpu" and head_size > LARGEST_HEAD:
+        return f"a head has size {head_size}: the kernels go up to {LARGEST_HEAD}"
+    return None
+
+
+def check(query, key, value, mask, dropout_p=0.0, seed=None):
+    """Raises unless query (B, N, T, D), key (B, M, S, D), value (B, M, S, E), N a multiple of M, mask and seed fit."""
     for name, x in (("query", query), ("key", key), ("value", value)):
         if x.dim() != 4:
             raise RuntimeError(f"{name} must have 4 dimensions, got {x.dim()}")
@@ -66,6 +84,11 @@ def check(query, key, value, mask):
             raise RuntimeError(
                 f"attn_mask {list(mask.shape)} on {mask.device} does not fit {[B, N, T, S]} on {query.device}"
             )
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"dropout_p must be from 0 to 1, got {dropout_p}")
+    if dropout_p and (seed is None or (seed.shape, seed.dtype, seed.device) != ((1,), torch.int64, query.device)):
+        given = None if seed is None else f"{seed.dtype} {list(seed.shape)} on {seed.device}"
+        raise RuntimeError(f"seed must be int64 [1] on {query.device}, got {given}")
 
 
 def mask_fits(shape, full):
@@ -73,39 +96,29 @@ def mask_fits(shape, full):
     return len(shape) <= len(full) and all(m in (1, f) for m, f in zip(shape[::-1], full[::-1]))
 
 
-def _forward_cpu(query, key, value, mask, causal, scale):
-    check(query, key, value, mask)
-    reason = _driver().supports(query, key, value, mask)
-    if reason is not None:
+def _forward_kernel(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None):
+    check(query, key, value, mask, dropout_p, seed)
+    named = ("query", query), ("key", key), ("value", value), ("attn_mask", mask)
+    reasons = [_check.tensor_reason(name, x) for name, x in named[:3]]
+    reasons.append(kernel_reason(query.device, max(query.shape[3], value.shape[3]), dropout_p, False))
+    for reason in filter(None, reasons):
         raise NotImplementedError(reason)
-    _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", mask))
-    return _driver().forward(query, key, value, mask, causal, scale)
+    _check.stored(*named)
+    run = driver("attention", query.device).forward
+    if _backends.backend(query.device) == "cpu":
+        return run(query, key, value, mask, causal, scale), query.new_empty(0, dtype=torch.float32)
+    return run(query, key, value, mask, causal, scale, dropout_p, seed)
 
 
-def _forward_fake(query, key, value, mask, causal, scale):
-    check(query, key, value, mask)
-    return query.new_empty((*query.shape[:3], value.shape[3]))
+def _forward_fake(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None):
+    check(query, key, value, mask, dropout_p, seed)
+    rows = query.shape[:3] if _backends.backend(query.device) == "gpu" else (0,)
+    return query.new_empty((*query.shape[:3], value.shape[3])), query.new_empty(rows, dtype=torch.float32)
 
 
-def _save_for_backward(ctx, inputs, output):
-    query, key, value, mask, ctx.causal, ctx.scale = inputs
-    ctx.save_for_backward(query, key, value, mask)
-
-
-def _backward(ctx, dout):
-    again = torch.is_grad_enabled()
-    tensors = ctx.saved_tensors
-    with torch.enable_grad():
-        aliases = [t if t is None else t.view_as(t) for t in tensors]
-        asked = [a if a.requires_grad else a.requires_grad_() for a, n in zip(aliases, ctx.needs_input_grad) if n]
-        query, key, value, mask = aliases
-        out = reference.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=ctx.causal, scale=ctx.scale, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        grads = iter(torch.autograd.grad(out, asked, dout, create_graph=again))
-    return (*(next(grads) if n else None for n in ctx.needs_input_grad[:4]), None, None)
-
-
-_LIB.impl("attention", _forward_cpu, "CPU")
+for _key in ("CPU", "CUDA"):
+    _LIB.impl("attention", _forward_kernel, _key)
 torch.library.register_fake("seqkernels::attention", _forward_fake, lib=_LIB)
-torch.library.register_autograd("seqkernels::attention", _backward, setup_context=_save_for_backward, lib=_LIB)
+torch.library.register_autograd(
+    "seqkernels::attention", attention_gradient.run, setup_context=attention_gradient.save, lib=_LIB
+)

@@ -1,4 +1,4 @@
-"""Attention on the CPU: checks what the kernels serve, lays out inputs, splits the work over threads."""
+"""Attention on the CPU: lays out inputs, splits the work over threads."""
 
 from functools import partial
 
@@ -10,28 +10,10 @@ from . import threads
 from .decode_cpu import decode, remembered
 from .rows import dense_rows, place, scale_of, scratch
 
-__all__ = ["decode", "forward", "is_decode", "remembered", "supports"]
+__all__ = ["decode", "forward", "is_decode", "remembered"]
 
 FEW = 8  # queries: up to here `decode` is the faster one, measured at 64 to 8192 keys
 _OPERATIONS_A_TASK = 4e7  # three times what it costs to hand a task to another thread, some 75 microseconds
-
-
-def supports(q, k, v, mask=None):
-    """None when `forward` serves these tensors, else the reason why not."""
-    for name, x in (("query", q), ("key", k), ("value", v)):
-        if x.dtype not in (torch.float32, torch.float64):
-            return f"{name} is {x.dtype}; the kernels compute in float32 and float64"
-        if x.dtype != q.dtype:
-            return f"{name} is {x.dtype} and query is {q.dtype}"
-        if x.device.type != "cpu":
-            return f"{name} is on {x.device}"
-        if x.layout != torch.strided:
-            return f"{name} has layout {x.layout}"
-        if x.dim() != 4:
-            return f"{name} has {x.dim()} dimensions, not (batch, heads, length, size)"
-    if mask is not None and mask.dtype not in (torch.bool, q.dtype):
-        return f"attn_mask is {mask.dtype}; it may be bool or {q.dtype}"
-    return None
 
 
 def forward(q, k, v, mask=None, causal=False, scale=None):

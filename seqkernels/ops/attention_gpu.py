@@ -1,4 +1,4 @@
-"""Attention on a GPU: checks what the kernels serve, allocates, launches.
+"""Attention on a GPU: allocates, launches. Trusts its arguments.
 
 float32, float16 and bfloat16, sums in float32. On CPU tensors the kernels run in Triton's interpreter, where
 TRITON_INTERPRET was set before Triton was imported.
@@ -9,56 +9,34 @@ from functools import cache
 import torch
 import triton
 
-from .._backends import DTYPES
+from ..kernels import dropout
 from ..kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries, attention_delta
 from ..kernels.gpu.attention_configs import config_for
 from ..kernels.gpu.attention_forward import attention_forward
 from .rows import dense_rows, scale_of
 
-LARGEST = 256  # D and E
 
-
-def supports(q, k, v, mask=None):
-    """None when `forward` and `backward` serve these tensors, else the reason why not."""
-    devices = ("cuda", "cpu") if triton.knobs.runtime.interpret else ("cuda",)
-    for name, x in (("query", q), ("key", k), ("value", v)):
-        if x.dtype not in DTYPES["gpu"]:
-            return f"{name} is {x.dtype}; the kernels compute in float32, float16 and bfloat16"
-        if x.dtype != q.dtype:
-            return f"{name} is {x.dtype} and query is {q.dtype}"
-        if x.device.type not in devices or x.device != q.device:
-            return f"{name} is on {x.device}"
-        if x.layout != torch.strided:
-            return f"{name} has layout {x.layout}"
-        if x.dim() != 4:
-            return f"{name} has {x.dim()} dimensions, not (batch, heads, length, size)"
-        if x.shape[3] > LARGEST:
-            return f"{name} has size {x.shape[3]}; the kernels go up to {LARGEST}"
-    if mask is not None and mask.dtype not in (torch.bool, q.dtype):
-        return f"attn_mask is {mask.dtype}; it may be bool or {q.dtype}"
-    if mask is not None and mask.device != q.device:
-        return f"attn_mask is on {mask.device}"
-    return None
-
-
-def forward(q, k, v, mask=None, causal=False, scale=None, config=None):
+def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None, config=None):
     """softmax(scale q k^T + mask) v, as torch's scaled_dot_product_attention has it, and the logarithm of its sums.
 
     q (B, N, T, D), k (B, M, S, D), v (B, M, S, E), N a multiple of M; mask None or broadcastable to (B, N, T, S), bool
-    (False hides a key) or of q's dtype (added); causal hides key s from query t < s; scale None is 1 / sqrt(D). Returns
-    out (B, N, T, E), contiguous, and lse (B, N, T), float32. A row that sees no key is 0, and its lse -inf.
+    (False hides a key) or of q's dtype (added); causal hides key s from query t < s; scale None is 1 / sqrt(D);
+    dropout_p the probability of a weight to be dropped, by the generator of `kernels.dropout` under seed (1,), int64.
+    Returns out (B, N, T, E), contiguous, and lse (B, N, T), float32. A row that sees no key is 0, and its lse -inf.
     config: an `attention_configs.Config` to run with, or None for the one that suits the sizes and the device.
     """
     (B, N, T), E = q.shape[:3], v.shape[3]
     out, lse = q.new_empty(B, N, T, E), q.new_empty(B, N, T, dtype=torch.float32)
     config = _config("forward" if mask is None else "masked forward", q, E) if config is None else config
-    arguments = (*_operands(q, k, v, mask), out, lse)
+    arguments = (*_operands(q, k, v, mask), out, lse, *_dropout(dropout_p, seed))
     programs = B * N * triton.cdiv(T, config.queries)
     _launch(attention_forward, programs, arguments, q, k, v, causal, scale, config)
     return out, lse
 
 
-def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, config=None):
+def backward(
+    dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None, config=None
+):
     """dq, dk, dv, contiguous, from the gradient dout (B, N, T, E) of out and from what `forward` took and returned."""
     (B, N, T), (M, S, E) = q.shape[:3], v.shape[1:]
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
@@ -70,13 +48,13 @@ def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, config=Non
             attention_delta[(programs,)](
                 out, delta, dout, *dout.stride()[:3], N, T, E=E, BLOCK_E=_padded(E), QUERIES=rows
             )
-    arguments = (*_operands(q, k, v, mask), dout, *dout.stride()[:3], lse, delta)
+    arguments, dropped = (*_operands(q, k, v, mask), dout, *dout.stride()[:3], lse, delta), _dropout(dropout_p, seed)
     for_keys = _config("keys", q, E) if config is None else config
     programs = B * M * triton.cdiv(S, for_keys.keys)
-    _launch(attention_backward_keys, programs, (*arguments, dk, dv), q, k, v, causal, scale, for_keys)
+    _launch(attention_backward_keys, programs, (*arguments, dk, dv, *dropped), q, k, v, causal, scale, for_keys)
     for_queries = _config("queries", q, E) if config is None else config
     programs = B * N * triton.cdiv(T, for_queries.queries)
-    _launch(attention_backward_queries, programs, (*arguments, dq), q, k, v, causal, scale, for_queries)
+    _launch(attention_backward_queries, programs, (*arguments, dq, *dropped), q, k, v, causal, scale, for_queries)
     return dq, dk, dv
 
 
@@ -89,6 +67,11 @@ def _operands(q, k, v, mask):
         return (*arguments, None, 0, 0, 0, 0)
     mask = mask.expand(*q.shape[:3], k.shape[2])
     return (*arguments, mask.view(torch.uint8) if mask.dtype == torch.bool else mask, *mask.stride())
+
+
+def _dropout(p, seed):
+    """The kernels' arguments for dropout."""
+    return (seed, dropout.threshold(p), dropout.rescale(p)) if p else (None, 0, 1.0)
 
 
 def _launch(kernel, programs, arguments, q, k, v, causal, scale, config):

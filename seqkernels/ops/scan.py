@@ -74,7 +74,7 @@ def _present(x, *tensors):
 def _forward(cell, x, h_0, c_0, weights, batch_first, save):
     """What the driver's `forward` returns, from arguments of any kind."""
     _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
-    reason = _check.tensor_reason("scan", "x", x)
+    reason = _check.tensor_reason("x", x)
     if reason is not None:
         raise NotImplementedError(reason)
     if 0 in (*x.shape[:2], *h_0.shape):

@@ -1,0 +1,48 @@
+"""Dropout of attention's weights on blocks (`kernels.dropout` says which)."""
+
+import triton
+import triton.language as tl
+
+from ..dropout import ROUNDS
+
+_ROUNDS = tl.constexpr(ROUNDS)
+
+
+@triton.jit
+def drop(block, seed, threshold, head, query, key, KEYS_FIRST: tl.constexpr):
+    """The block, zero where dropout drops: (keys, queries) with KEYS_FIRST, else (queries, keys), from these on.
+
+    head: b N + n; key is a multiple of 8, and so is the number of keys. seed: a pointer to int64, or None for the block
+    as it is. One call of the generator serves eight keys.
+    """
+    if seed is not None:
+        if KEYS_FIRST:
+            EIGHTS: tl.constexpr = block.shape[0] // 8
+            queries = (query + tl.arange(0, block.shape[1]))[None, :]
+            eighths = (key // 8 + tl.arange(0, EIGHTS))[:, None]
+            words = _words(seed, eighths, queries, head, EIGHTS, block.shape[1])
+            number = _number(words, 1, tl.arange(0, 8)[None, :, None])
+        else:
+            EIGHTS: tl.constexpr = block.shape[1] // 8
+            queries = (query + tl.arange(0, block.shape[0]))[:, None]
+            eighths = (key // 8 + tl.arange(0, EIGHTS))[None, :]
+            words = _words(seed, eighths, queries, head, block.shape[0], EIGHTS)
+            number = _number(words, 2, tl.arange(0, 8)[None, None, :])
+        block = tl.where(tl.reshape(number, block.shape) >= threshold, block, 0.0)
+    return block
+
+
+@triton.jit
+def _words(seed, eighths, queries, head, M: tl.constexpr, N: tl.constexpr):
+    """The generator's four words (M, N) for each group of eight keys and each query."""
+    zero = tl.zeros((M, N), tl.int32)
+    return tl.philox(tl.load(seed), zero + eighths, zero + queries, zero + head.to(tl.int32), zero, _ROUNDS)
+
+
+@triton.jit
+def _number(words, AXIS: tl.constexpr, eighth):
+    """For each of eight keys along a new axis its 16 bits."""
+    low = tl.where(eighth < 2, tl.expand_dims(words[0], AXIS), tl.expand_dims(words[1], AXIS))
+    high = tl.where(eighth < 6, tl.expand_dims(words[2], AXIS), tl.expand_dims(words[3], AXIS))
+    word = tl.where(eighth < 4, low, high)
+    return ((word >> (eighth % 2 * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32)

@@ -1,0 +1,83 @@
+"""`seqkernels::attention_backward`, the gradient of `seqkernels::attention`, and the gradient of that.
+
+On the CPU it has no kernel yet: there it is the reference's, with the T x S matrix written out. So is the second
+gradient, and that of a mask.
+"""
+
+import torch
+
+from .. import _backends, _check, reference
+from .drivers import driver
+
+_LIB = torch.library.Library("seqkernels", "FRAGMENT")
+_LIB.define(
+    "attention_backward(Tensor dout, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor out, Tensor lse,"
+    " bool causal, float? scale, float dropout_p, Tensor? seed) -> (Tensor dquery, Tensor dkey, Tensor dvalue)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def save(ctx, inputs, output):
+    """What the operator's gradient needs."""
+    query, key, value, mask, ctx.causal, ctx.scale, ctx.dropout_p, seed = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(query, key, value, mask, seed, *output)
+
+
+def run(ctx, dout, dlse):
+    """The gradients of the operator's arguments."""
+    if dout is None:
+        return (None,) * 8
+    query, key, value, mask, seed, out, lse = ctx.saved_tensors
+    options = ctx.causal, ctx.scale, ctx.dropout_p, seed
+    gradients, dmask = (None, None, None), None
+    if any(ctx.needs_input_grad[:3]):
+        gradients = torch.ops.seqkernels.attention_backward(dout, query, key, value, mask, out, lse, *options)
+    if ctx.needs_input_grad[3]:
+        dscores = reference.attention_gradients(dout, query, key, value, mask, *options)[3]
+        dmask = dscores.sum_to_size(mask.shape)
+    return *gradients, dmask, None, None, None, None
+
+
+def _kernel(dout, query, key, value, mask, out, lse, causal, scale, dropout_p, seed):
+    _check.matches("dout", dout, (*query.shape[:3], value.shape[3]), query)
+    _check.matches("out", out, dout.shape, query)
+    if _backends.backend(query.device) == "cpu":
+        given = dout, query, key, value, mask, causal, scale, dropout_p, seed
+        return tuple(x.contiguous() for x in reference.attention_gradients(*given)[:3])
+    rows = query.shape[:3]
+    if (lse.shape, lse.dtype, lse.device) != (rows, torch.float32, query.device):
+        raise RuntimeError(f"lse must be float32 {[*rows]} on {query.device}, got {lse.dtype} {[*lse.shape]}")
+    given = dout, query, key, value, mask, out.contiguous(), lse.contiguous(), causal, scale, dropout_p, seed
+    return driver("attention", query.device).backward(*given)
+
+
+def _fake(dout, query, key, value, mask, out, lse, causal, scale, dropout_p, seed):
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+
+
+def _save_again(ctx, inputs, output):
+    dout, query, key, value, mask, _, _, *ctx.options, seed = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(dout, query, key, value, mask, seed)
+
+
+def _run_again(ctx, *seeds):
+    """Gradients of dout, query, key, value and mask; out and lse depend on these and have none of their own."""
+    *tensors, seed = ctx.saved_tensors
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [t if t is None else t.view_as(t) for t in tensors]
+        asked = [a if a.requires_grad else a.requires_grad_() for a, n in zip(aliases, ctx.needs_input_grad) if n]
+        first = reference.attention_gradients(*aliases, *ctx.options, seed)
+        pairs = [(f, s) for f, s in zip(first, seeds) if s is not None]
+        outputs, given = zip(*pairs) if pairs else ((first[0].sum() * 0,), (None,))
+        grads = iter(torch.autograd.grad(outputs, asked, given, create_graph=again, allow_unused=True))
+    return (*(next(grads) if n else None for n in ctx.needs_input_grad[:5]), *(None,) * 6)
+
+
+for _key in ("CPU", "CUDA"):
+    _LIB.impl("attention_backward", _kernel, _key)
+torch.library.register_fake("seqkernels::attention_backward", _fake, lib=_LIB)
+torch.library.register_autograd("seqkernels::attention_backward", _run_again, setup_context=_save_again, lib=_LIB)
