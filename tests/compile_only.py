@@ -35,10 +35,13 @@ B = 16
 BYTES = {"bf16": 2, "fp32": 4}
 ATTENTION = {"forward": attention_forward, "keys": attention_backward_keys, "queries": attention_backward_queries}
 
-# Arguments by name: numbers, strides by the end of their names, and pointers to float32 whatever the dtype.
-COUNTS = ("T", "B", "H", "S", "N", "GROUP", "first", "last")
+# Arguments by name: numbers, strides by the end of their names, and what is none of these whatever the dtype.
+COUNTS = ("T", "B", "H", "S", "N", "GROUP", "first", "last", "threshold")
 STRIDES = ("direction", "time", "row", "batch", "head", "query", "key")
-SINGLES = ("c_n", "dh", "dc", "lse", "delta")
+SPECIAL = {
+    "counters": "*i32", "mask": "*u8", "seed": "*i64", "scale": "fp32", "rescale": "fp32",
+    **dict.fromkeys(("c_n", "dh", "dc", "lse", "delta"), "*fp32"),
+}  # fmt: skip
 
 
 def scan(kernel, cell, H, dtype, target):
@@ -59,17 +62,18 @@ def scan(kernel, cell, H, dtype, target):
     return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps})
 
 
-def attention(operation, D, masked, target):
-    """A report of a kernel of causal attention in bf16, compiled."""
+def attention(operation, D, target, option=None):
+    """A report of a kernel of causal attention in bf16, compiled: plain, "masked" or "dropped"."""
     kernel, dtype, gpu = ATTENTION[operation], "bf16", TARGETS[target][0]
     capability = (gpu.arch // 10, gpu.arch % 10) if gpu.backend == "cuda" else None
-    masked_forward = "masked forward" if masked and operation == "forward" else operation
+    masked_forward = "masked forward" if option == "masked" and operation == "forward" else operation
     config = config_for(masked_forward, D, BYTES[dtype], capability)
     constants = {
         "D": D, "E": D, "BLOCK_D": D, "BLOCK_E": D, "CAUSAL": True, "QUERIES": config.queries, "KEYS": config.keys,
-        "PRECISION": "tf32", **({"mask_key": 1} if masked else {"mask": None}),
+        "PRECISION": "tf32", **({"mask_key": 1} if option == "masked" else {"mask": None}),
+        **({} if option == "dropped" else {"seed": None}),
     }  # fmt: skip
-    name = f"{kernel.__name__}-{D}-{dtype}-{'masked-' * masked}{target}"
+    name = "-".join(filter(None, (kernel.__name__, str(D), dtype, option, target)))
     options = {"num_warps": config.warps, "num_stages": config.stages}
     return compiled(name, kernel, constants, dtype, target, options)
 
@@ -90,9 +94,8 @@ def compiled(name, kernel, constants, dtype, target, options):
 
 
 def _type(name, dtype):
-    special = {"counters": "*i32", "mask": "*u8", "scale": "fp32", **dict.fromkeys(SINGLES, "*fp32")}
-    if name in special:
-        return special[name]
+    if name in SPECIAL:
+        return SPECIAL[name]
     return "i32" if name in COUNTS or name.split("_")[-1] in STRIDES else f"*{dtype}"
 
 
@@ -133,9 +136,8 @@ def main():
         if target == "sm_90":
             print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)
     for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
-        print(json.dumps(attention(operation, D, False, target)), flush=True)
-        if target == "sm_90":
-            print(json.dumps(attention(operation, D, True, target)), flush=True)
+        for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
+            print(json.dumps(attention(operation, D, target, option)), flush=True)
 
 
 if __name__ == "__main__":

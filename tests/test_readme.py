@@ -38,7 +38,8 @@ def explained(call, device, dtype):
             for name, p in part.named_parameters(recurse=False):
                 part.register_parameter(name, torch.nn.Parameter(torch.empty(p.shape, device=device, dtype=dtype)))
         x = torch.empty(shape, device=device, dtype=dtype)
-        return explain(module, *([x] * (3 if attention else 1))).path
+        keywords = {"need_weights": option == "inference"} if attention else {}
+        return explain(module, *([x] * (3 if attention else 1)), **keywords).path
 
 
 def test_support_table_has_every_module_of_ours():

@@ -1,5 +1,6 @@
 """The modules on the Triton kernels: on a GPU, or as with SEQKERNELS_IMPL=triton, in Triton's interpreter."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from torch.library import opcheck
 
 import seqkernels
 from seqkernels import _backends, nn
-from seqkernels.ops import scan_gpu
+from seqkernels.ops import attention_gpu, scan_gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONS = {
@@ -25,12 +26,12 @@ I, H, B, T = 5, 18, 3, 4
 
 @pytest.fixture(autouse=True)
 def launches(monkeypatch):
-    """Triton takes CPU tensors. A list that grows with every scan that it runs."""
+    """Triton takes CPU tensors. A list that grows with every scan and attention that it runs."""
     monkeypatch.setattr(_backends, "chosen", "triton")
     seen = []
-    for name in ("forward", "backward"):
-        run = getattr(scan_gpu, name)
-        monkeypatch.setattr(scan_gpu, name, lambda *a, run=run, name=name, **k: (seen.append(name), run(*a, **k))[1])
+    for driver, name in itertools.product((scan_gpu, attention_gpu), ("forward", "backward")):
+        run = getattr(driver, name)
+        monkeypatch.setattr(driver, name, lambda *a, run=run, name=name, **k: (seen.append(name), run(*a, **k))[1])
     return seen
 
 
@@ -92,9 +93,6 @@ def test_opcheck():
 def test_what_triton_does_not_take_goes_to_torch_with_a_reason():
     lstm, x = nn.LSTM(I, H, dtype=torch.float64), torch.randn(T, B, I, dtype=torch.float64)
     assert "float64: the kernels take float32, float16 and bfloat16" in lstm.fallback_reason(x)
-    attention, q = nn.MultiheadAttention(8, 2), torch.randn(T, B, 8)
-    with torch.no_grad():
-        assert "attention has no Triton kernel yet" in attention.fallback_reason(q, q, q)
 
 
 def test_without_triton_a_cuda_tensor_gets_torchs_path_and_the_reason(monkeypatch):

@@ -1,4 +1,4 @@
-"""MultiheadAttention in the place of torch.nn's, on this package's kernels where no gradient is needed."""
+"""MultiheadAttention in the place of torch.nn's, on this package's kernels."""
 
 import math
 
@@ -13,8 +13,9 @@ from ..ops import attention as _ops
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """torch.nn.MultiheadAttention on this package's kernels. Arguments, attributes and results are torch's.
 
-    Served without gradients: masks, key_padding_mask, is_causal, batch_first, unbatched input, kdim and vdim, and
-    need_weights=True, whose weights are computed apart from the kernel, as a (B, N, T, S) matrix, averaged or per head.
+    Served: masks, key_padding_mask, is_causal, batch_first, unbatched input, kdim and vdim; on a GPU with gradients
+    and dropout, on a CPU without. Without either also need_weights=True, whose weights are computed apart from the
+    kernel, as a (B, N, T, S) matrix, averaged or per head.
     Without weights a query that may attend to no key gets 0 before the output projection, in every mode. torch has 0
     there too, but NaN on the fast path of its eval mode (no gradient, batch_first, need_weights=False, a mask). With
     need_weights=True it is NaN, weights and output, as torch's.
