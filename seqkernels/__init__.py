@@ -5,15 +5,16 @@
     seqkernels.Stream(lstm)                        step by step, in constant memory
     seqkernels.functional                          scan, step, scaled_dot_product_attention
     seqkernels.reference                           the same in plain torch operators
+    seqkernels.set_float32_precision("tf32x3")     how float32 products run on a GPU
 
 Names are imported when they are first used.
 """
 
 import importlib
 
-__all__ = ["Stream", "explain", "functional", "nn", "reference"]
+__all__ = ["Stream", "explain", "functional", "nn", "reference", "set_float32_precision"]
 
-_HOME = {"Stream": ".stream", "explain": ".explanation"}
+_HOME = {"Stream": ".stream", "explain": ".explanation", "set_float32_precision": ".precision"}
 
 
 def __getattr__(name):

@@ -6,14 +6,17 @@ then runs: slow, for tests, and only if Triton has not been imported without TRI
 
 import importlib.util
 import os
+from functools import cache
 
 import torch
+from torch.compiler import is_compiling
 
 CHOICES = ("auto", "triton")
 DTYPES = {
     "cpu": (torch.float32, torch.float64),
     "gpu": (torch.float32, torch.float16, torch.bfloat16),
 }
+OLDEST = 8, 0  # compute capability of NVIDIA GPUs
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # What a backend has beyond the scan and attention without a gradient.
 OPERATIONS = {"cpu": (), "gpu": ("attention backward", "attention dropout")}
@@ -23,6 +26,12 @@ if chosen not in CHOICES:
     raise ValueError(f"SEQKERNELS_IMPL must be one of {', '.join(CHOICES)}, got {chosen!r}")
 if chosen == "triton" and not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@cache
+def too_old(device):
+    """Whether an NVIDIA GPU lacks what the kernels are compiled for: bfloat16, and copies past the registers."""
+    return torch.cuda.is_available() and not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST
 
 
 def backend(device):
@@ -37,6 +46,9 @@ def reason(name, x):
     kind = backend(x.device)
     if kind == "gpu" and not HAS_TRITON:
         return f"{name} is on {x.device}: its kernels need triton, which is not installed"
+    if x.device.type == "cuda" and not is_compiling() and too_old(x.device):
+        major, minor = OLDEST
+        return f"{name} is on {x.device}: the kernels need compute capability {major}.{minor} or later"
     if kind == "gpu" and x.device.type == "cpu" and x.dtype == torch.bfloat16:
         return f"{name} is {x.dtype}, which Triton's interpreter gets wrong"
     if x.dtype not in DTYPES[kind]:

@@ -17,6 +17,7 @@ RANKS = {
     "seqkernels._backends": 1,
     "seqkernels._check": 1,
     "seqkernels.dropout": 1,
+    "seqkernels.precision": 1,
     "seqkernels.reference": 1,
     "seqkernels.ops": 2,
     "seqkernels.functional": 3,

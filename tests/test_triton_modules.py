@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from agreement import assert_agree
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import seqkernels
@@ -98,6 +99,16 @@ def test_what_triton_does_not_take_goes_to_torch_with_a_reason():
 def test_without_triton_a_cuda_tensor_gets_torchs_path_and_the_reason(monkeypatch):
     monkeypatch.setattr(_backends, "HAS_TRITON", False)
     assert "triton, which is not installed" in nn.LSTM(I, H).fallback_reason(torch.randn(T, B, I))
+
+
+def test_a_gpu_that_is_too_old_gets_torchs_path_and_the_reason(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, expected in (((7, 5), "the kernels need compute capability 8.0 or later"), ((8, 0), "None")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        _backends.too_old.cache_clear()
+        with FakeTensorMode():
+            assert expected in str(_backends.reason("x", torch.empty(2, device="cuda")))
+    _backends.too_old.cache_clear()
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="with a GPU kernels are not interpreted")

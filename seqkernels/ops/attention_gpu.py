@@ -13,6 +13,7 @@ from ..kernels import dropout
 from ..kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries, attention_delta
 from ..kernels.gpu.attention_configs import config_for
 from ..kernels.gpu.attention_forward import attention_forward
+from ..precision import float32_precision
 from .rows import dense_rows, scale_of
 
 
@@ -78,7 +79,7 @@ def _launch(kernel, programs, arguments, q, k, v, causal, scale, config):
     (_, N, T, D), (_, M, S, E) = q.shape, v.shape
     if programs == 0:
         return
-    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    precision = float32_precision(torch.backends.cuda.matmul.fp32_precision)
     with torch.cuda.device_of(q):
         kernel[(programs,)](
             *arguments, N, N // M, T, S, float(scale_of(scale, D)),
