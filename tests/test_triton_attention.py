@@ -47,9 +47,9 @@ def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, p=0.0, seed=No
     q, k, v, dout = (x.to(DEVICE) for x in (q, k, v, dout))
     mask = None if mask is None else mask.to(DEVICE)
     seed = None if seed is None else seed.to(DEVICE)
-    given = causal, scale, p, seed, config
-    out, lse = attention_gpu.forward(q, k, v, mask, *given)
-    gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, *given)
+    given = causal, scale, p, seed
+    out, lse = attention_gpu.forward(q, k, v, mask, *given, config)
+    gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, *given, config, config)
     return [x.cpu() for x in (out, lse, *gradients)]
 
 

@@ -36,9 +36,12 @@ def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=No
 
 
 def backward(
-    dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None, config=None
+    dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None, keys=None, queries=None
 ):
-    """dq, dk, dv, contiguous, from the gradient dout (B, N, T, E) of out and from what `forward` took and returned."""
+    """dq, dk, dv, contiguous, from the gradient dout (B, N, T, E) of out and from what `forward` took and returned.
+
+    keys, queries: the Configs to run the kernels of dk and dv, and of dq, with, or None.
+    """
     (B, N, T), (M, S, E) = q.shape[:3], v.shape[1:]
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
     dout, delta = dense_rows(dout), torch.empty_like(lse)
@@ -50,12 +53,12 @@ def backward(
                 out, delta, dout, *dout.stride()[:3], N, T, E=E, BLOCK_E=_padded(E), QUERIES=rows
             )
     arguments, dropped = (*_operands(q, k, v, mask), dout, *dout.stride()[:3], lse, delta), _dropout(dropout_p, seed)
-    for_keys = _config("keys", q, E) if config is None else config
-    programs = B * M * triton.cdiv(S, for_keys.keys)
-    _launch(attention_backward_keys, programs, (*arguments, dk, dv, *dropped), q, k, v, causal, scale, for_keys)
-    for_queries = _config("queries", q, E) if config is None else config
-    programs = B * N * triton.cdiv(T, for_queries.queries)
-    _launch(attention_backward_queries, programs, (*arguments, dq, *dropped), q, k, v, causal, scale, for_queries)
+    keys = _config("keys", q, E) if keys is None else keys
+    programs = B * M * triton.cdiv(S, keys.keys)
+    _launch(attention_backward_keys, programs, (*arguments, dk, dv, *dropped), q, k, v, causal, scale, keys)
+    queries = _config("queries", q, E) if queries is None else queries
+    programs = B * N * triton.cdiv(T, queries.queries)
+    _launch(attention_backward_queries, programs, (*arguments, dq, *dropped), q, k, v, causal, scale, queries)
     return dq, dk, dv
 
 
