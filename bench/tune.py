@@ -9,8 +9,6 @@ import time
 from dataclasses import asdict
 
 import torch
-from seqkernels.kernels.gpu.attention_configs import Config, config_for
-from triton.errors import TritonError
 
 OPERATIONS = ("forward", "masked forward", "keys", "queries")
 KEYS = list(itertools.product(OPERATIONS, (64, 128, 256), ("bfloat16", "float32")))
@@ -20,8 +18,9 @@ B, N, T = 2, 16, 4096
 
 def candidates(present):
     """The Config that the table has, then others, those that differ in fewest of their numbers first."""
+    kind = type(present)
     ranges = (32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)
-    others = [Config(*numbers) for numbers in itertools.product(*ranges)]
+    others = [kind(*numbers) for numbers in itertools.product(*ranges)]
     others = [config for config in others if config != present and config.queries * config.keys <= 128 * 128]
 
     def distance(config):
@@ -55,6 +54,9 @@ def tune(measure, seconds, device="cuda", keys=KEYS, clock=time.monotonic, **siz
     measure: function of a call without arguments -> its time. seconds: for all keys together; each has the same share
     of what is left, and tries two candidates at least.
     """
+    from seqkernels.kernels.gpu.attention_configs import config_for
+    from triton.errors import TritonError
+
     end = clock() + seconds
     for number, (operation, D, dtype) in enumerate(keys):
         stop = clock() + (end - clock()) / (len(keys) - number)
@@ -84,6 +86,8 @@ def tune(measure, seconds, device="cuda", keys=KEYS, clock=time.monotonic, **siz
 
 def entries(records):
     """The records as lines of the table, by operation and size of element."""
+    from seqkernels.kernels.gpu.attention_configs import Config
+
     table = {}
     for record in records:
         key = record["operation"], record["dtype"] == "bfloat16"
