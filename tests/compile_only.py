@@ -1,8 +1,9 @@
 """The Triton kernels compiled for GPUs that are not there: what the compiler says of each.
 
 `python compile_only.py` prints one line of JSON a compilation: spilled bytes, shared memory in bytes, tensor-core
-instructions, releases that other threads' stores may come after, and loads of h that were made ahead of a wait. It
-needs neither a GPU nor a driver, and must run without TRITON_INTERPRET.
+instructions, releases that other threads' stores may come after, loads of h that were made ahead of a wait, bytes that
+a program's instructions copy to shared memory by 16, and the counts that it is compiled anew for. It needs neither a
+GPU nor a driver, and must run without TRITON_INTERPRET.
 """
 
 import contextlib
@@ -13,8 +14,10 @@ import re
 
 import triton
 from seqkernels.kernels.cells import CELLS
+from seqkernels.kernels.gpu import decode_plan
 from seqkernels.kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries
 from seqkernels.kernels.gpu.attention_configs import config_for
+from seqkernels.kernels.gpu.attention_decode import attention_combine, attention_decode
 from seqkernels.kernels.gpu.attention_forward import attention_forward
 from seqkernels.kernels.gpu.primitives import on_blocks
 from seqkernels.kernels.gpu.regimes import Device, plan_for
@@ -36,11 +39,11 @@ BYTES = {"bf16": 2, "fp32": 4}
 ATTENTION = {"forward": attention_forward, "keys": attention_backward_keys, "queries": attention_backward_queries}
 
 # Arguments by name: numbers, strides by the end of their names, and what is none of these whatever the dtype.
-COUNTS = ("T", "B", "H", "S", "N", "GROUP", "first", "last", "threshold")
+COUNTS = ("T", "B", "H", "S", "N", "M", "GROUP", "first", "last", "span", "splits", "threshold")
 STRIDES = ("direction", "time", "row", "batch", "head", "query", "key")
 SPECIAL = {
     "counters": "*i32", "mask": "*u8", "seed": "*i64", "scale": "fp32", "rescale": "fp32",
-    **dict.fromkeys(("c_n", "dh", "dc", "lse", "delta"), "*fp32"),
+    **dict.fromkeys(("c_n", "dh", "dc", "lse", "delta", "partial", "sums"), "*fp32"),
 }  # fmt: skip
 
 
@@ -78,6 +81,26 @@ def attention(operation, D, target, option=None):
     return compiled(name, kernel, constants, dtype, target, options)
 
 
+def decode(D, rows, masked, target):
+    """A report of a range of keys with so many queries a head of keys in bf16, compiled."""
+    dtype, device = "bf16", TARGETS[target][1]
+    plan = decode_plan.plan_for(rows, D, BYTES[dtype], B, 8192, device.processors)
+    constants = {
+        "D": D, "E": D, "BLOCK_D": D, "BLOCK_E": D, "CAUSAL": False, "ROWS": plan.rows, "KEYS": plan.keys,
+        "STAGES": plan.stages, "PRECISION": "tf32", **({"mask_key": 1} if masked else {"mask": None}),
+    }  # fmt: skip
+    name = f"{attention_decode.__name__}-{D}-{dtype}-{rows}-{'masked-' * masked}{target}"
+    options = {"num_warps": plan.warps, "num_stages": plan.stages}
+    return compiled(name, attention_decode, constants, dtype, target, options)
+
+
+def combine(D, target):
+    """A report of the sum of all ranges' records in bf16, compiled."""
+    constants = {"E": D, "BLOCK_E": D, "SPLITS": decode_plan.combined_at_once(D)}
+    name = f"{attention_combine.__name__}-{D}-bf16-{target}"
+    return compiled(name, attention_combine, constants, "bf16", target, {"num_warps": 4})
+
+
 def compiled(name, kernel, constants, dtype, target, options):
     """A report of one compilation, as plain data, as a launch has it where all strides are multiples of 16."""
     gpu, device = TARGETS[target]
@@ -90,7 +113,9 @@ def compiled(name, kernel, constants, dtype, target, options):
     source, log = ASTSource(kernel, signature, constants, aligned), io.StringIO()
     with contextlib.redirect_stdout(log):
         made = triton.compile(source, target=gpu, options=options)
-    return {"name": name, "limit": device.shared, "shared": made.metadata.shared, **_read(made, log.getvalue())}
+    anew = [p.name for p in kernel.params if p.name in COUNTS and (p.is_constexpr or not p.do_not_specialize)]
+    shared = {"limit": device.shared, "shared": made.metadata.shared}
+    return {"name": name, **shared, "anew": anew, **_read(made, log.getvalue())}
 
 
 def _type(name, dtype):
@@ -104,12 +129,14 @@ def _read(made, log):
         text = made.asm["amdgcn"]
         # Scalar registers are spilled to lanes of vector registers, not to memory.
         spills = sum(map(int, re.findall(r"\.vgpr_spill_count:\s+(\d+)", text)))
-        return {"spilled": 4 * spills, "products": len(re.findall("v_mfma", text)), "unordered": 0, "ahead": 0}
+        absent = dict.fromkeys(("unordered", "ahead", "copied"), 0)
+        return {"spilled": 4 * spills, "products": len(re.findall("v_mfma", text)), **absent}
     ptx = made.asm["ptx"]
     return {
         "spilled": sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", log))),
         "products": len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", ptx)),
         "unordered": unordered(ptx),
+        "copied": 16 * 32 * made.metadata.num_warps * len(re.findall(r"cp\.async\.cg\S* \[.*?\], \[.*?\], 0x10,", ptx)),
         "ahead": len(re.findall("async_copy_global_to_local|async_tma_copy_global_to_local", made.asm["ttgir"])),
     }
 
@@ -138,6 +165,11 @@ def main():
     for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
         for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
             print(json.dumps(attention(operation, D, target, option)), flush=True)
+    for (D, rows), target in itertools.product(((64, 1), (128, 4)), TARGETS):
+        print(json.dumps(decode(D, rows, False, target)), flush=True)
+        print(json.dumps(combine(D, target)), flush=True)
+        if target == "sm_90":
+            print(json.dumps(decode(D, 5 - rows, True, target)), flush=True)
 
 
 if __name__ == "__main__":

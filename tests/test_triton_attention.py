@@ -6,41 +6,15 @@ import math
 import pytest
 import torch
 from agreement import error
-from attention_cases import added, inputs, reference
-from bfloat16_interpreter import repair
+from attention_cases import inputs
 from seqkernels.kernels.gpu.attention_configs import Config, config_for
-from torch.nn.functional import scaled_dot_product_attention as torch_attention
+from triton_attention_cases import DEVICE, DTYPES, assert_right, by_torch, exact
 
 from seqkernels import reference as oracle
 from seqkernels.ops import attention_gpu
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    repair()
 SMALL = Config(queries=32, keys=32, warps=4, stages=1)
 WIDE, TALL = Config(queries=16, keys=64, warps=4, stages=1), Config(queries=64, keys=16, warps=4, stages=1)
-
-
-def exact(q, k, v, dout, mask=None, causal=False, scale=None):
-    """out, lse, dq, dk, dv in float64; nothing flows back through a query that sees no key."""
-    leaves = [x.double().requires_grad_() for x in (q, k, v)]
-    total = added(mask, causal, q.shape[2], k.shape[2])
-    unseen = (total == -math.inf).all(-1, keepdim=True)
-    out = torch.where(unseen, 0.0, reference(*leaves, total.masked_fill(unseen, 0.0), scale=scale))
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    keys = k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
-    lse = (q.double() @ keys.mT * scale + total).logsumexp(3)
-    return out.detach(), lse, *torch.autograd.grad(out, leaves, dout.double())
-
-
-def by_torch(q, k, v, dout, mask=None, causal=False, scale=None):
-    """out, None, dq, dk, dv as torch has them, in the inputs' dtype."""
-    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
-    if causal or mask is not None:
-        mask = added(mask, causal, q.shape[2], k.shape[2]).to(q.dtype)
-    out = torch_attention(*leaves, mask, scale=scale, enable_gqa=True)
-    return out.detach(), None, *torch.autograd.grad(out, leaves, dout)
 
 
 def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, p=0.0, seed=None, config=SMALL):
@@ -54,25 +28,9 @@ def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, p=0.0, seed=No
 
 
 def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None):
-    """Errors are at most twice torch's own, or a few eps of the dtype, of the largest value.
-
-    4 eps for out and lse. 8 for gradients: dS is a difference whose terms may be larger than itself, and torch's own
-    error varies from one small tensor to another by more than twice.
-    """
     dout = torch.randn(*q.shape[:3], v.shape[3], dtype=q.dtype) if dout is None else dout
-    arguments = q, k, v, dout, mask, causal, scale
-    ours, theirs, right = by_triton(*arguments, config=config), by_torch(*arguments), exact(*arguments)
-    for name, value, torchs, wanted in zip(("out", "lse", "dq", "dk", "dv"), ours, theirs, right, strict=True):
-        assert value.is_contiguous() and value.dtype == (torch.float32 if name == "lse" else q.dtype), name
-        if name == "lse":
-            unseen = wanted == -math.inf
-            assert torch.equal(value == -math.inf, unseen)
-            value, wanted = value.masked_fill(unseen, 0.0), wanted.masked_fill(unseen, 0.0)
-        allowed = (4 if name in ("out", "lse") else 8) * torch.finfo(value.dtype).eps
-        if torchs is not None and torchs.isfinite().all():
-            allowed = max(allowed, 2 * error(torchs, wanted))
-        got = error(value, wanted)
-        assert got <= allowed, f"{name} of q {tuple(q.shape)}, v {tuple(v.shape)}: {got:.2e}, allowed {allowed:.2e}"
+    ours = by_triton(q, k, v, dout, mask, causal, scale, config=config)
+    assert_right(ours, q, k, v, mask, causal, scale, dout)
     return ours
 
 
@@ -134,7 +92,7 @@ def test_nothing_to_attend_to_or_nobody_to(S):
     for B, T, D, E in ((1, 20, 8, 5), (0, 20, 8, 5), (1, 0, 8, 5), (1, 3, 0, 5), (1, 3, 8, 0)):
         q, k, v = inputs(B, 2, T, S, D, E)
         out, lse, dq, dk, dv = by_triton(q, k, v, torch.randn(B, 2, T, E))
-        wanted = exact(q, k, v, torch.randn(B, 2, T, E), scale=1.0) if S and D == 0 else None
+        wanted = exact(q, k, v, scale=1.0) if S and D == 0 else None
         assert (out.shape, lse.shape, dq.shape) == ((B, 2, T, E), (B, 2, T), q.shape)
         if S == 0:
             assert (out == 0).all() and (lse == -math.inf).all() and (dq == 0).all()

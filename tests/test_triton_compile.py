@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,9 @@ def test_every_kernel_and_regime_is_compiled(reports):
     for kernel in ("attention_forward", "attention_backward_keys", "attention_backward_queries"):
         for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
             assert f"{kernel}-64-bf16-{target}" in reports
+    for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+        for kernel in ("attention_decode-64-bf16-1", "attention_decode-128-bf16-4", "attention_combine-128-bf16"):
+            assert f"{kernel}-{target}" in reports
     assert not any("grid-gfx942" in name for name in reports), "only NVIDIA lets programs wait for each other"
 
 
@@ -54,7 +58,19 @@ def test_shared_memory_fits(reports):
 
 
 def test_products_run_on_tensor_cores(reports):
-    assert not [name for name, r in reports.items() if not r["products"]]
+    without = re.compile(r"attention_combine|attention_decode-\d+-bf16-1-")
+    assert not [name for name, r in reports.items() if not r["products"] and not without.match(name)]
+
+
+def test_decode_copies_each_key_and_value_once_by_16_bytes(reports):
+    """Blocks of 8 KB, one of keys and one of values: two of each ahead of the loop and one within."""
+    copied = {name: r["copied"] for name, r in reports.items() if name.startswith("attention_decode") and "sm_" in name}
+    assert copied and not {name: count for name, count in copied.items() if count != 3 * 2 * 8192}
+
+
+def test_decode_is_not_compiled_anew_for_other_lengths(reports):
+    decode = {name: r["anew"] for name, r in reports.items() if re.match("attention_(decode|combine)", name)}
+    assert decode and not any(decode.values())
 
 
 def test_a_release_comes_after_all_threads_stores(reports):

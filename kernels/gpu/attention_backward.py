@@ -72,10 +72,10 @@ def attention_backward_keys(
             )  # fmt: skip
             row = (b * N + n) * T + query
             weights = _weights(scores, lse + row + rows[None, :], query + rows[None, :], T)
-            kept = drop(weights, seed, threshold, b * N + n, query, key, True)
+            kept = drop(weights, seed, threshold, b * N + n, query + rows[None, :], key, True)
             dv_block = tl.dot(kept.to(dout.dtype.element_ty), dout_block, dv_block, input_precision=PRECISION)
             dweights = tl.dot(v_block, tl.trans(dout_block), input_precision=PRECISION)
-            dweights = drop(dweights, seed, threshold, b * N + n, query, key, True)
+            dweights = drop(dweights, seed, threshold, b * N + n, query + rows[None, :], key, True)
             if seed is not None:
                 dweights *= rescale
             delta_row = tl.load(delta + row + rows[None, :], mask=query + rows[None, :] < T, other=0.0)
@@ -131,7 +131,7 @@ def attention_backward_queries(
         )  # fmt: skip
         weights = _weights(scores, lse + row + rows, query + rows, T)
         dweights = tl.dot(dout_block, v_block, input_precision=PRECISION)
-        dweights = drop(dweights, seed, threshold, head, query, key, False)
+        dweights = drop(dweights, seed, threshold, head, query + rows, key, False)
         if seed is not None:
             dweights *= rescale
         dscores = weights * (dweights - delta_column)

@@ -43,3 +43,8 @@ def config_for(operation, D, itemsize, capability=None):
     key = operation, itemsize == 2
     table = _HOPPER[key] if capability is not None and capability >= (9, 0) and key in _HOPPER else _TABLE[key]
     return next(config for size, config in table.items() if size >= D)
+
+
+def padded(size):
+    """A power of two that a product's dimension can have."""
+    return max(16, 1 << max(0, size - 1).bit_length())

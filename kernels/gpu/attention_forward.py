@@ -46,38 +46,37 @@ def attention_forward(
     if CAUSAL:
         last = tl.minimum(S, query + QUERIES)
         whole = tl.minimum(whole, (query + 1) // KEYS * KEYS)
-    acc, total, largest = _attend(
-        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, query,
+    queries = query + rows[:, None]
+    acc, total, largest = attend(
+        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, queries,
         0, whole, T, S, scale, D, E, CAUSAL, False, KEYS, PRECISION,
     )  # fmt: skip
-    acc, total, largest = _attend(
-        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, query,
+    acc, total, largest = attend(
+        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, queries,
         whole, last, T, S, scale, D, E, CAUSAL, True, KEYS, PRECISION,
     )  # fmt: skip
-    unseen = total == 0.0
-    total = tl.where(unseen, 1.0, total)
     if seed is not None:
         acc *= rescale
-    store_block(out + head * T * E, E, query, rows[:, None], outputs[None, :], T, E, acc / total[:, None])
-    natural = (largest + tl.log2(total)) / LOG2_E
+    block, natural = normalised(acc, total, largest)
+    store_block(out + head * T * E, E, query, rows[:, None], outputs[None, :], T, E, block)
     tl.store(lse + head * T + query + rows, natural, mask=query + rows < T)
 
 
 @triton.jit
-def _attend(
-    acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, query,
+def attend(
+    acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, queries,
     first, last, T, S, scale,
     D: tl.constexpr, E: tl.constexpr, CAUSAL: tl.constexpr, CHECKED: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The block of queries over the keys first ... last - 1: the weighted sum of v (QUERIES, BLOCK_E), the sum of the
-    weights and the largest score so far, the weights being relative to it."""
-    rows, keys = tl.arange(0, q_block.shape[0]), tl.arange(0, KEYS)
+    weights and the largest score so far, the weights being relative to it. queries: a column."""
+    keys = tl.arange(0, KEYS)
     units, outputs = tl.arange(0, q_block.shape[1]), tl.arange(0, acc.shape[1])
     for key in range(first, last, KEYS):
         k_block = load_block(k, k_row, key, keys[None, :], units[:, None], S, D, CHECKED)
         scores = scores_of(
-            q_block, k_block, mask, mask_query, mask_key, query + rows[:, None], key + keys[None, :], T, S, scale,
+            q_block, k_block, mask, mask_query, mask_key, queries, key + keys[None, :], T, S, scale,
             CAUSAL, CHECKED, PRECISION,
         )  # fmt: skip
         larger = tl.maximum(largest, tl.max(scores, axis=1))
@@ -85,7 +84,7 @@ def _attend(
         weights = tl.exp2(scores - base[:, None])
         decay = tl.exp2(largest - base)
         total = total * decay + tl.sum(weights, axis=1)
-        weights = drop(weights, seed, threshold, head, query, key, False)
+        weights = drop(weights, seed, threshold, head, queries, key, False)
         v_block = load_block(v, v_row, key, keys[:, None], outputs[None, :], S, E, CHECKED)
         acc = tl.dot(weights.to(v_block.dtype), v_block, acc * decay[:, None], input_precision=PRECISION)
         largest = larger
@@ -93,13 +92,28 @@ def _attend(
 
 
 @triton.jit
+def normalised(acc, total, largest):
+    """The output (QUERIES, BLOCK_E) and lse (QUERIES,), natural, of what `attend` returns; 0 and -inf without keys."""
+    total = tl.where(total == 0.0, 1.0, total)
+    return acc / total[:, None], (largest + tl.log2(total)) / LOG2_E
+
+
+@triton.jit
 def scores_of(
     a, b, mask, mask_query, mask_key, queries, keys, T, S, scale,
     CAUSAL: tl.constexpr, CHECKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scores a b times scale plus mask, in units of log 2, either way round: `queries` and `keys` are a column and a
-    row, or a row and a column. CHECKED: keys that do not exist, or that `CAUSAL` hides, get -inf."""
+    """Scores a b times scale plus mask, in units of log 2, as `masked` has them."""
     scores = tl.dot(a, b, input_precision=PRECISION) * (scale * LOG2_E)
+    return masked(scores, mask, mask_query, mask_key, queries, keys, T, S, CAUSAL, CHECKED)
+
+
+@triton.jit
+def masked(
+    scores, mask, mask_query, mask_key, queries, keys, T, S, CAUSAL: tl.constexpr, CHECKED: tl.constexpr
+):  # fmt: skip
+    """Scores plus mask, either way round: `queries` and `keys` are a column and a row, or a row and a column. `mask`
+    is one pointer, or one for each query. CHECKED: keys that do not exist, or that `CAUSAL` hides, get -inf."""
     if mask is not None:
         offsets = queries.to(tl.int64) * mask_query + keys.to(tl.int64) * mask_key
         values = tl.load(mask + offsets, mask=(queries < T) & (keys < S), other=0)

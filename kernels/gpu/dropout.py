@@ -9,33 +9,28 @@ _ROUNDS = tl.constexpr(ROUNDS)
 
 
 @triton.jit
-def drop(block, seed, threshold, head, query, key, KEYS_FIRST: tl.constexpr):
-    """The block, zero where dropout drops: (keys, queries) with KEYS_FIRST, else (queries, keys), from these on.
+def drop(block, seed, threshold, head, queries, key, KEYS_FIRST: tl.constexpr):
+    """The block, zero where dropout drops: (keys, queries) with KEYS_FIRST, else (queries, keys), of these queries (a
+    row, or a column) and of the keys from `key` on.
 
     head: b N + n; key is a multiple of 8, and so is the number of keys. seed: a pointer to int64, or None for the block
     as it is. One call of the generator serves eight keys.
     """
     if seed is not None:
         if KEYS_FIRST:
-            EIGHTS: tl.constexpr = block.shape[0] // 8
-            queries = (query + tl.arange(0, block.shape[1]))[None, :]
-            eighths = (key // 8 + tl.arange(0, EIGHTS))[:, None]
-            words = _words(seed, eighths, queries, head, EIGHTS, block.shape[1])
-            number = _number(words, 1, tl.arange(0, 8)[None, :, None])
+            eighths = (key // 8 + tl.arange(0, block.shape[0] // 8))[:, None]
+            number = _number(_words(seed, eighths, queries, head), 1, tl.arange(0, 8)[None, :, None])
         else:
-            EIGHTS: tl.constexpr = block.shape[1] // 8
-            queries = (query + tl.arange(0, block.shape[0]))[:, None]
-            eighths = (key // 8 + tl.arange(0, EIGHTS))[None, :]
-            words = _words(seed, eighths, queries, head, block.shape[0], EIGHTS)
-            number = _number(words, 2, tl.arange(0, 8)[None, None, :])
+            eighths = (key // 8 + tl.arange(0, block.shape[1] // 8))[None, :]
+            number = _number(_words(seed, eighths, queries, head), 2, tl.arange(0, 8)[None, None, :])
         block = tl.where(tl.reshape(number, block.shape) >= threshold, block, 0.0)
     return block
 
 
 @triton.jit
-def _words(seed, eighths, queries, head, M: tl.constexpr, N: tl.constexpr):
-    """The generator's four words (M, N) for each group of eight keys and each query."""
-    zero = tl.zeros((M, N), tl.int32)
+def _words(seed, eighths, queries, head):
+    """The generator's four words for each group of eight keys and each query."""
+    zero = tl.zeros_like(eighths + queries)
     return tl.philox(tl.load(seed), zero + eighths, zero + queries, zero + head.to(tl.int32), zero, _ROUNDS)
 
 

@@ -4,16 +4,16 @@ float32, float16 and bfloat16, sums in float32. On CPU tensors the kernels run i
 TRITON_INTERPRET was set before Triton was imported.
 """
 
-from functools import cache
-
 import torch
 import triton
 
 from ..kernels import dropout
 from ..kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries, attention_delta
-from ..kernels.gpu.attention_configs import config_for
+from ..kernels.gpu.attention_configs import config_for, padded
 from ..kernels.gpu.attention_forward import attention_forward
-from ..precision import float32_precision
+from ..kernels.gpu.decode_plan import is_decode
+from . import decode_gpu
+from .launch_gpu import capability, operands, precision
 from .rows import dense_rows, scale_of
 
 
@@ -24,12 +24,15 @@ def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=No
     (False hides a key) or of q's dtype (added); causal hides key s from query t < s; scale None is 1 / sqrt(D);
     dropout_p the probability of a weight to be dropped, by the generator of `kernels.dropout` under seed (1,), int64.
     Returns out (B, N, T, E), contiguous, and lse (B, N, T), float32. A row that sees no key is 0, and its lse -inf.
-    config: an `attention_configs.Config` to run with, or None for the one that suits the sizes and the device.
+    config: an `attention_configs.Config` to run with, or None for the one that suits the sizes and the device: with few
+    queries and no dropout, that is decode.
     """
     (B, N, T), E = q.shape[:3], v.shape[3]
+    if config is None and not dropout_p and is_decode(T, N // k.shape[1]):
+        return decode_gpu.forward(q, k, v, mask, causal, scale)
     out, lse = q.new_empty(B, N, T, E), q.new_empty(B, N, T, dtype=torch.float32)
     config = _config("forward" if mask is None else "masked forward", q, E) if config is None else config
-    arguments = (*_operands(q, k, v, mask), out, lse, *_dropout(dropout_p, seed))
+    arguments = (*operands(q, k, v, mask), out, lse, *_dropout(dropout_p, seed))
     programs = B * N * triton.cdiv(T, config.queries)
     _launch(attention_forward, programs, arguments, q, k, v, causal, scale, config)
     return out, lse
@@ -50,9 +53,9 @@ def backward(
     if programs:
         with torch.cuda.device_of(q):
             attention_delta[(programs,)](
-                out, delta, dout, *dout.stride()[:3], N, T, E=E, BLOCK_E=_padded(E), QUERIES=rows
+                out, delta, dout, *dout.stride()[:3], N, T, E=E, BLOCK_E=padded(E), QUERIES=rows
             )
-    arguments, dropped = (*_operands(q, k, v, mask), dout, *dout.stride()[:3], lse, delta), _dropout(dropout_p, seed)
+    arguments, dropped = (*operands(q, k, v, mask), dout, *dout.stride()[:3], lse, delta), _dropout(dropout_p, seed)
     keys = _config("keys", q, E) if keys is None else keys
     programs = B * M * triton.cdiv(S, keys.keys)
     _launch(attention_backward_keys, programs, (*arguments, dk, dv, *dropped), q, k, v, causal, scale, keys)
@@ -60,17 +63,6 @@ def backward(
     programs = B * N * triton.cdiv(T, queries.queries)
     _launch(attention_backward_queries, programs, (*arguments, dq, *dropped), q, k, v, causal, scale, queries)
     return dq, dk, dv
-
-
-def _operands(q, k, v, mask):
-    """q, k and v, each with its strides but the last; the mask with all of its own."""
-    arguments = ()
-    for x in map(dense_rows, (q, k, v)):
-        arguments = (*arguments, x, *x.stride()[:3])
-    if mask is None:
-        return (*arguments, None, 0, 0, 0, 0)
-    mask = mask.expand(*q.shape[:3], k.shape[2])
-    return (*arguments, mask.view(torch.uint8) if mask.dtype == torch.bool else mask, *mask.stride())
 
 
 def _dropout(p, seed):
@@ -82,24 +74,13 @@ def _launch(kernel, programs, arguments, q, k, v, causal, scale, config):
     (_, N, T, D), (_, M, S, E) = q.shape, v.shape
     if programs == 0:
         return
-    precision = float32_precision(torch.backends.cuda.matmul.fp32_precision)
     with torch.cuda.device_of(q):
         kernel[(programs,)](
             *arguments, N, N // M, T, S, float(scale_of(scale, D)),
-            D=D, E=E, BLOCK_D=_padded(D), BLOCK_E=_padded(E), CAUSAL=causal, QUERIES=config.queries, KEYS=config.keys,
-            PRECISION=precision, num_warps=config.warps, num_stages=config.stages,
+            D=D, E=E, BLOCK_D=padded(D), BLOCK_E=padded(E), CAUSAL=causal, QUERIES=config.queries, KEYS=config.keys,
+            PRECISION=precision(), num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
 
 
-def _padded(size):
-    """A power of two that a product's dimension can have."""
-    return max(16, triton.next_power_of_2(size))
-
-
 def _config(operation, q, E):
-    return config_for(operation, max(q.shape[3], E), q.element_size(), _capability(q.device))
-
-
-@cache
-def _capability(device):
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return config_for(operation, max(q.shape[3], E), q.element_size(), capability(q.device))

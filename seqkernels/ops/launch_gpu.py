@@ -1,0 +1,36 @@
+"""What attention's drivers on a GPU share: the kernels' arguments, and what a launch asks of the device."""
+
+from functools import cache
+
+import torch
+
+from ..precision import float32_precision
+from .rows import dense_rows
+
+
+def operands(q, k, v, mask):
+    """q, k and v, each with its strides but the last; the mask with all of its own."""
+    arguments = ()
+    for x in map(dense_rows, (q, k, v)):
+        arguments = (*arguments, x, *x.stride()[:3])
+    if mask is None:
+        return (*arguments, None, 0, 0, 0, 0)
+    mask = mask.expand(*q.shape[:3], k.shape[2])
+    return (*arguments, mask.view(torch.uint8) if mask.dtype == torch.bool else mask, *mask.stride())
+
+
+def precision():
+    """Of a product of float32."""
+    return float32_precision(torch.backends.cuda.matmul.fp32_precision)
+
+
+@cache
+def capability(device):
+    """(major, minor), or None where Triton's interpreter runs the kernels."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+@cache
+def processors(device):
+    """How many programs run at once, at least; in the interpreter, one after another."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
