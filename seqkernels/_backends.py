@@ -18,8 +18,8 @@ DTYPES = {
 }
 OLDEST = 8, 0  # compute capability of NVIDIA GPUs
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# What a backend has beyond the scan and attention without a gradient.
-OPERATIONS = {"cpu": (), "gpu": ("attention backward", "attention dropout")}
+# What the kernels of a backend take beyond a plain scan, and attention without a gradient.
+OPTIONS = {"cpu": (), "gpu": ("lengths", "reset", "return_states", "attention backward", "attention dropout")}
 
 chosen = os.environ.get("SEQKERNELS_IMPL") or "auto"
 if chosen not in CHOICES:
@@ -37,6 +37,12 @@ def too_old(device):
 def backend(device):
     """ "cpu" or "gpu" for a torch.device."""
     return "gpu" if device.type == "cuda" or chosen == "triton" else "cpu"
+
+
+def option_reasons(options, x):
+    """Why no kernel takes these options of `functional.scan` for the tensor x: a list."""
+    kind = backend(x.device)
+    return [f"no {kind.upper()} kernel takes {name}= yet" for name in options if name not in OPTIONS[kind]]
 
 
 def reason(name, x):

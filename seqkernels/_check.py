@@ -31,6 +31,7 @@ def _keys(*names):
 _PLAIN_TENSOR = {_keys("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"), _keys("CPU", "AutocastCPU")}
 _PLAIN_TYPES = (Tensor, Parameter)
 _PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect")}
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def plain_thread():
@@ -144,6 +145,32 @@ def scan_arguments(cell, x, h_0, c_0, weights, batch_first):
         matches("c_0", c_0, (D, B, H), x)
     layer_weights(cell, x.shape[2], h_0, weights, D)
     return T, B, H, D
+
+
+def ragged_arguments(x, h_0, c_0, batch_first, lengths=None, reset=None, reset_h=None, reset_c=None):
+    """Raises unless these, as `seqkernels.ops.ragged` has them, fit a scan of x from h_0 and c_0.
+
+    The values in lengths are not looked at: any of them is safe.
+    """
+    B = h_0.shape[1]
+    shape = (B, x.shape[1]) if batch_first else (x.shape[0], B)
+    if lengths is not None and (lengths.shape != (B,) or lengths.dtype not in _INTEGERS):
+        raise ValueError(f"lengths must be {B} integers, got {lengths.dtype} of size {list(lengths.shape)}")
+    if reset is not None and (reset.shape != shape or reset.dtype != torch.bool):
+        raise ValueError(f"reset must be bool of size {shape}, got {reset.dtype} of size {list(reset.shape)}")
+    for name, tensor in (("lengths", lengths), ("reset", reset)):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(f"{name} must be on the input's device, {x.device}, got {tensor.device}")
+    if reset_h is None and reset_c is None:
+        return
+    if reset is None:
+        raise ValueError("reset_state is given and reset is not")
+    for i, (tensor, state) in enumerate(((reset_h, h_0), (reset_c, c_0))):
+        name = f"reset_state[{i}]"
+        if (tensor is None) != (state is None):
+            raise ValueError(f"{name} must be {'None' if state is None else 'given'}, as the state that it replaces")
+        if tensor is not None:
+            matches(name, tensor, h_0.shape, x)
 
 
 def layer_weights(cell, I, h, weights, D=1):

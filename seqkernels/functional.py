@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.nn import functional as F
 
-from . import _check, reference
+from . import _backends, _check, reference
 from ._backends import DTYPES
 from .ops import attention as _attention
 from .ops import scan as _scan
@@ -46,34 +46,39 @@ def scan(
             the weights: 2 or 4 of them are one direction if weights[2] is a bias or absent.
         weights: D times w_ih (G*H, I), w_hh (G*H, H)[, b_ih (G*H), b_hh (G*H)], gates in torch.nn's order.
         lengths: (B,) integers, 0 to T: row b ends after lengths[b] steps; outputs past the end are zero, final states
-        are
-            those of the last valid step, the reverse direction starts there.
+            are those of the last valid step, the reverse direction starts there.
         reset: (T, B) bool, or (B, T) with batch_first: where true, the row's state is replaced before that step, by
-        zero or
-            by reset_state = (h, c), each (D, B, H). h_0 is not what comes back: it is often carried over from before.
+            zero or by reset_state = (h, c), each (D, B, H), c None for a cell without c. h_0 is not what comes back: it
+            is often carried over from before.
         return_states: also return every c_t and the values that the cell saves.
+            The kernels on a GPU take lengths and reset, and return_states where no gradient is needed.
 
     Returns:
         ScanOutput(y, h_n, c_n, c, gates): y (T, B, D*H), or (B, T, D*H); h_n (D, B, H); c_n (D, B, H), None without c;
         c (D, T, B, H) and gates (D, T, saved, B, H), None unless asked for.
 
     Raises:
-        ValueError: unknown cell or impl, a dtype that differs from x's, c_0 for a cell without c, bad lengths or reset.
+        ValueError: unknown cell or impl, a dtype that differs from x's, c_0 for a cell without c, bad lengths, reset or
+            reset_state.
         RuntimeError: sizes or devices that do not fit, an empty sequence.
         NotImplementedError: impl="kernel" and no kernel serves the call; the message says why.
     """
     weights = list(weights)
     if h_0 is None:
         h_0, c_0 = _zero_states(cell, x, c_0, weights, batch_first)
-    T, B, _, _ = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
-    _check_rows(lengths, reset, T, B, batch_first)
+    T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
+    ragged = _ragged(x, h_0, c_0, batch_first, lengths, reset, reset_state, T)
     asked = {"lengths": lengths, "reset": reset, "return_states": return_states or None}
-    reasons = [f"no kernel takes {name}= yet" for name, value in asked.items() if value is not None]
+    reasons = _backends.option_reasons([name for name, value in asked.items() if value is not None], x)
     tensors = {"x": x, "h_0": h_0, "c_0": c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
+    if return_states and _scan.needs_gradient(*tensors.values(), *ragged):
+        reasons.append("no kernel takes return_states= where a gradient is needed")
     if not _use_kernel(impl, reasons + _reasons(tensors)):
         return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths, reset, reset_state, return_states)
     _check_stored(tensors)
-    y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first)
+    if return_states:
+        return ScanOutput(*_scan.with_states(cell, x, h_0, c_0, weights, batch_first, *ragged))
+    y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged)
     return ScanOutput(y, h_n, None if c_0 is None else c_n)
 
 
@@ -106,16 +111,19 @@ def _zero_states(cell, x, c_0, weights, batch_first):
     return zeros, zeros if cell == "lstm" else None
 
 
-def _check_rows(lengths, reset, T, B, batch_first):
-    if lengths is not None:
-        if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ValueError(f"lengths must be {B} integers, got {lengths.dtype} of size {list(lengths.shape)}")
-        if not torch.compiler.is_compiling() and B and (lengths.min() < 0 or lengths.max() > T):
-            raise ValueError(f"lengths must be from 0 to {T}, got {int(lengths.min())} to {int(lengths.max())}")
-    if reset is not None:
-        shape = (B, T) if batch_first else (T, B)
-        if reset.shape != shape or reset.dtype != torch.bool:
-            raise ValueError(f"reset must be bool of size {shape}, got {reset.dtype} of size {list(reset.shape)}")
+def _ragged(x, h_0, c_0, batch_first, lengths, reset, reset_state, T):
+    """What the operator takes of these, checked: nothing where none is given."""
+    if lengths is None and reset is None and reset_state is None:
+        return ()
+    if reset_state is not None and len(reset_state) != 2:
+        raise ValueError(f"reset_state must be a pair (h, c), got {len(reset_state)} values")
+    ragged = (lengths, reset, *(reset_state or (None, None)))
+    _check.ragged_arguments(x, h_0, c_0, batch_first, *ragged)
+    if lengths is not None and not torch.compiler.is_compiling() and lengths.numel():
+        least, most = int(lengths.min()), int(lengths.max())
+        if least < 0 or most > T:
+            raise ValueError(f"lengths must be from 0 to {T}, got {least} to {most}")
+    return ragged
 
 
 def _reasons(tensors):

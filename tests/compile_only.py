@@ -42,13 +42,17 @@ ATTENTION = {"forward": attention_forward, "keys": attention_backward_keys, "que
 COUNTS = ("T", "B", "H", "S", "N", "M", "GROUP", "first", "last", "span", "splits", "threshold")
 STRIDES = ("direction", "time", "row", "batch", "head", "query", "key")
 SPECIAL = {
-    "counters": "*i32", "mask": "*u8", "seed": "*i64", "scale": "fp32", "rescale": "fp32",
-    **dict.fromkeys(("c_n", "dh", "dc", "lse", "delta", "partial", "sums"), "*fp32"),
+    "counters": "*i32", "lengths": "*i64", "mask": "*u8", "reset": "*u8", "seed": "*i64", "scale": "fp32",
+    "rescale": "fp32",
+    **dict.fromkeys(("c_n", "dh", "dc", "reset_u", "fresh_dh", "fresh_dc"), "*fp32"),
+    **dict.fromkeys(("lse", "delta", "partial", "sums"), "*fp32"),
 }  # fmt: skip
+# Of rows that end early or start again.
+RAGGED = ("lengths", "reset", "reset_h", "reset_c", "reset_u", "fresh_dh", "fresh_dc")
 
 
-def scan(kernel, cell, H, dtype, target):
-    """A report of a scan, compiled."""
+def scan(kernel, cell, H, dtype, target, ragged=False):
+    """A report of a scan, compiled: of rows that are all as long, or of ragged ones."""
     device = TARGETS[target][1]
     kind, forward = CELLS[cell], kernel is scan_forward
     plan = plan_for(cell, H, B, 1, BYTES[dtype], device)
@@ -57,11 +61,13 @@ def scan(kernel, cell, H, dtype, target):
         "REGIME": plan.regime, "UNITS": plan.units, "ROWS": plan.rows, "CHUNK": plan.chunk, "CHUNKS": plan.chunks(H),
         "PRECISION": "tf32", **({"KEEP": True} if forward else {}),
     }  # fmt: skip
+    absent = () if ragged else RAGGED
     if kind.states == 1:
-        constants |= dict.fromkeys(("c", "c_n") if forward else ("c", "c_0", "dc"))
-    if not forward and kind.slots.x == kind.slots.u:
-        constants["du"] = None
-    name = f"{kernel.__name__}-{cell}-{dtype}-{plan.regime}-{target}"
+        absent += ("c", "c_0", "c_n", "dc", "reset_c", "fresh_dc")
+    if kind.slots.x == kind.slots.u:
+        absent += ("du",)
+    constants |= {argument: None for argument in absent if argument in kernel.arg_names}
+    name = f"{kernel.__name__}-{cell}-{dtype}-{plan.regime}-{'ragged-' * ragged}{target}"
     return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps})
 
 
@@ -162,6 +168,8 @@ def main():
         print(json.dumps(scan(kernel, cell, H, "bf16", target)), flush=True)
         if target == "sm_90":
             print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)
+    for kernel, cell, H in itertools.product(kernels, ("lstm", "gru"), SIZES):
+        print(json.dumps(scan(kernel, cell, H, "bf16", "sm_90", ragged=True)), flush=True)
     for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
         for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
             print(json.dumps(attention(operation, D, target, option)), flush=True)

@@ -24,6 +24,8 @@ def same_bits(a, b):
 class Problem:
     """A layer with random weights, inputs, non-zero initial states, and gradients of all its outputs."""
 
+    reset_state = ()
+
     def __init__(self, cell, shape, dtype, scale=1.0):
         T, B, I, H, D, self.batch_first, bias = shape
         self.cell, self.D = cell, D
@@ -49,20 +51,21 @@ class Problem:
         after_forward(y)
         upstream = (self.dy if dy else None, *((self.dh, self.dc) if dstates else (None, None)))
         saved = (self.x, self.h, self.c, self.weights, states, gates, self.batch_first)
-        dx, dh, dc, dweights = driver.backward(self.cell, *upstream, *saved, True, True, **options)
+        dx, dh, dc, dweights, *dreset = driver.backward(self.cell, *upstream, *saved, True, True, **options)
         assert all(map(same_bits, (gates, states), before)), "the backward wrote to what the forward saved"
-        return self.named((y, h_n, c_n), (dx, dh, dc, *dweights))
+        return self.named((y, h_n, c_n), (dx, dh, dc, *dweights, *dreset))
 
     def named(self, outputs, gradients):
         names = ["y", "h_n", "c_n", "dx", "dh_0", "dc_0", *(f"dw{i}" for i in range(len(self.weights)))]
+        names += ["dreset_h", "dreset_c"]
         pairs = zip(names, (*outputs, *gradients))
         return {n: v.detach() for n, v in pairs if v is not None and not (self.c is None and n in ("c_n", "dc_0"))}
 
     def by_reference(self, dtype, dy=True, dstates=True):
-        tensors = (self.x, self.h, self.c, *self.weights)
+        tensors = (self.x, self.h, self.c, *self.weights, *self.reset_state)
         leaves = [None if t is None else t.to(dtype, copy=True).requires_grad_() for t in tensors]
-        x, h, c, *weights = leaves
-        outputs = self.run(x, h, c, weights)
+        x, h, c, *rest = leaves
+        outputs = self.run(x, h, c, rest)
         seeds = [None if t is None else t.to(dtype) for t in (self.dy, self.dh, self.dc)]
         chosen = [(o, s) for o, s, use in zip(outputs, seeds, (dy, dstates, dstates)) if use and s is not None]
         wanted = [leaf for leaf in leaves if leaf is not None]

@@ -52,10 +52,18 @@ def load_states(h, c, offsets, mask, STATES: tl.constexpr):
 
 
 @triton.jit
-def load_operand(source, row_stride, terms, rows, B, H):
-    """Terms (terms, rows) of a product, past the first-level cache: other programs have written them."""
-    inside = (terms < H) & (rows < B)
-    return tl.load(source + rows * row_stride + terms, mask=inside, other=0.0, cache_modifier=".cg")
+def store_states(states, h, c, offsets, mask, STATES: tl.constexpr):
+    """(h,), or (h, c), in the memory's dtypes."""
+    store_each(states, h, 0, offsets, mask, 1)
+    if STATES == 2:
+        store_each(states[1:], c, 0, offsets, mask, 1)
+
+
+@triton.jit
+def load_operand(origins, terms, present, H):
+    """Terms (terms, rows) of a product from where each row begins, zero in rows that are not present. Past the
+    first-level cache: other programs have written them."""
+    return tl.load(origins + terms, mask=(terms < H) & present, other=0.0, cache_modifier=".cg")
 
 
 @triton.jit

@@ -27,8 +27,10 @@ from .blocks import (
     producers,
     resident_weights,
     store_each,
+    store_states,
 )
 from .grid_sync import arrive, wait_for
+from .ragged import choose, marked, plus_each, restarted
 
 
 @triton.jit
@@ -40,6 +42,9 @@ def scan_forward(
     h, h_direction, h_time, h_row,  # (D, T, B, H): where h is read back: y itself or, with KEEP, a tensor apart
     c, gates,  # with KEEP: (D, T, B, H) and (D, T, SAVED, B, H), contiguous
     h_n, c_n,  # (D, B, H), c_n float32: the states before the launch, then those after it
+    lengths,  # (B,) integers, or None: from that step on a row's states stay as they are
+    reset, reset_time, reset_row,  # (T, B) uint8, or None: whether a row starts again before the step
+    reset_h, reset_c, reset_u,  # (D, B, H), or None: with which states; zero if None. (D, B, G H): reset_h W_hh^T
     counters,  # "grid": (D, blocks of rows, CHUNKS) int32, zero
     T, B, H, first, last,  # the launch takes the steps first ... last - 1, in the order of each direction
     CELL: tl.constexpr, GATES: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, KEEP: tl.constexpr,
@@ -52,19 +57,26 @@ def scan_forward(
     x += d * x_direction + rows * x_row + units
     s = load_states(h_n, c_n, state + in_state, inside, STATES)
     bias = _biases(b_hh, d * GATES * H + units, units < H, H, UNITS, ROWS, GATES)
-    w = ()
-    if REGIME != "stepwise":
-        w = resident_weights(w_hh, H, 1, units, terms[None, :], H, GATES, CHUNK, CHUNKS)
+    ends = lengths if lengths is None else tl.load(lengths + rows, mask=rows < B, other=0)
+    w = () if REGIME == "stepwise" else resident_weights(w_hh, H, 1, units, terms[None, :], H, GATES, CHUNK, CHUNKS)
     for step in tl.range(first, last, num_stages=1):  # a load made ahead of a wait would read what is not there yet
         time = d * (T - 1) + (1 - 2 * d) * step
         inputs = load_each(x + time * x_time, H, 0, inside, GATES)
         source = either(step == 0, h_0 + state, h + (time - 1 + 2 * d) * h_time)
-        row_stride = tl.where(step == 0, H, h_row)
+        origins, present, start = source + rows * tl.where(step == 0, H, h_row), rows < B, bias
+        if reset is not None:
+            fresh = marked(reset + time * reset_time, reset_row, rows, B)
+            s = restarted(s, fresh, reset_h, reset_c, state + in_state, inside, STATES)
+            present = present & (fresh == 0)
+            if REGIME != "whole" and reset_h is not None:  # to choose where a row's h is read would cost registers
+                start = plus_each(bias, reset_u + state * GATES + rows * (GATES * H) + units, H, inside & fresh, GATES)
         u = _recurrent(
-            bias, s[0].to(y.dtype.element_ty), source, row_stride, w, w_hh, counters, step, units, rows, terms, B, H,
+            start, s[0].to(y.dtype.element_ty), origins, present, w, w_hh, counters, step, units, terms, H,
             GATES, REGIME, UNITS, CHUNK, CHUNKS, PRECISION,
         )  # fmt: skip
         s_next, saved = CELL(inputs, u, s)
+        if lengths is not None:
+            s_next = choose(time < ends, s_next, s, STATES)
         h_next = s_next[0].to(y.dtype.element_ty)
         tl.store(y + time * y_time + rows * y_row + d * H + units, h_next, mask=inside)
         if KEEP:
@@ -78,28 +90,26 @@ def scan_forward(
         s = (h_next.to(tl.float32),)
         if STATES == 2:
             s = s + (s_next[1],)
-    tl.store(h_n + state + in_state, s[0].to(h_n.dtype.element_ty), mask=inside)
-    if STATES == 2:
-        tl.store(c_n + state + in_state, s[1], mask=inside)
+    store_states(s, h_n, c_n, state + in_state, inside, STATES)
 
 
 @triton.jit
 def _recurrent(
-    u, h, source, row_stride, w, w_hh, counters, count, units, rows, terms, B, H,
+    u, h, origins, present, w, w_hh, counters, count, units, terms, H,
     GATES: tl.constexpr, REGIME: tl.constexpr, UNITS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """u + h W_hh^T for each gate, h this program's own or, of all units, at `source` (B, H)."""
+    """u + h W_hh^T for each gate, h this program's own or, of all units, its rows at `origins`, zero if not present."""
     if REGIME == "whole":
         u = add_products(u, w, 0, h, GATES, PRECISION)
     elif REGIME == "grid":
         for k in tl.static_range(CHUNKS):
             wait_for(counters + k, count * producers(k, H, UNITS, CHUNK))
-            operand = load_operand(source, row_stride, (k * CHUNK + terms)[:, None], rows, B, H)
+            operand = load_operand(origins, (k * CHUNK + terms)[:, None], present, H)
             u = add_products(u, w, k * GATES, operand, GATES, PRECISION)
     else:
         for k in range(0, H, CHUNK):
-            operand = load_operand(source, row_stride, (k + terms)[:, None], rows, B, H)
+            operand = load_operand(origins, (k + terms)[:, None], present, H)
             streamed = load_weights(w_hh, H, 1, units, (k + terms)[None, :], H, GATES)
             u = add_products(u, streamed, 0, operand, GATES, PRECISION)
     return u

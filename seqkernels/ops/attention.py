@@ -51,7 +51,7 @@ def plain(query, key, value, mask):
 
 def kernel_reason(device, head_size, dropout_p, needs_gradient, mask=None):
     """Why no kernel takes heads of this size, dropout or gradients on this device, or None."""
-    served = _backends.OPERATIONS[_backends.backend(device)]
+    served = _backends.OPTIONS[_backends.backend(device)]
     if dropout_p and "attention dropout" not in served:
         return "dropout_p is not zero"
     if needs_gradient and "attention backward" not in served:

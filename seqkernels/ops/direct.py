@@ -5,7 +5,8 @@ import importlib
 from .. import _check
 from .compiled import compiled
 from .packed import PackedWeights, cached, kept_weights
-from .scan import readable, through_operator
+from .scan import through_operator
+from .scan_kernels import readable
 
 _drivers = None  # scan_cpu and step_cpu, once they are needed
 

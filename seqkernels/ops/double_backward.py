@@ -3,27 +3,30 @@
 import torch
 
 from .. import reference
+from .ragged import hidden
 
 
 def save(ctx, inputs, output):
-    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, batch_first, needs_dx, needs_dw = inputs
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, batch_first, needs_dx, needs_dw, *ragged = inputs
+    lengths, reset, reset_h, reset_c = ragged
     ctx.cell, ctx.batch_first, ctx.needs = cell, batch_first, (needs_dx, needs_dw)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, *weights)
+    ctx.save_for_backward(lengths, reset, dy, dh_n, dc_n, x, h_0, c_0, reset_h, reset_c, *weights)
 
 
-def run(ctx, ddx, ddh_0, ddc_0, ddweights):
+def run(ctx, ddx, ddh_0, ddc_0, ddweights, *ddreset):
     """Gradient of the gradient, by differentiating the reference twice. states and gates depend on the other arguments
     and carry no gradient of their own: the recomputation accounts for all of it."""
     needs_dx, needs_dw = ctx.needs
-    dy, dh_n, dc_n, *primals = ctx.saved_tensors
-    has_c = primals[2] is not None
-    upstream = [ddx if needs_dx else None, ddh_0, ddc_0 if has_c else None, *(ddweights if needs_dw else [])]
+    lengths, reset, dy, dh_n, dc_n, *primals = ctx.saved_tensors
+    upstream = [ddx if needs_dx else None, ddh_0, ddc_0, *ddreset, *(ddweights if needs_dw else [])]
     upstream += [None] * (len(primals) - len(upstream))
     with torch.enable_grad():
         seeds, primals = _differentiable(dy, dh_n, dc_n), _differentiable(*primals)
-        x, h_0, c_0, *weights = primals
-        outputs = reference.scan(ctx.cell, x, h_0, c_0, weights, ctx.batch_first)[:3]
+        x, h_0, c_0, reset_h, reset_c, *weights = primals
+        x, reset_state = hidden(x, lengths, ctx.batch_first), None if reset_h is None else (reset_h, reset_c)
+        given = (x, h_0, c_0, weights, ctx.batch_first, lengths, reset, reset_state)
+        outputs = reference.scan(ctx.cell, *given)[:3]
         pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
         first = torch.autograd.grad(
             [o for o, _ in pairs],
@@ -46,8 +49,10 @@ def run(ctx, ddx, ddh_0, ddc_0, ddweights):
             create_graph=torch.is_grad_enabled(),
         )
     grads = iter(grads)
-    ddy, ddh_n, ddc_n, gx, gh_0, gc_0, *gweights = [None if t is None else next(grads) for t in (*seeds, *primals)]
-    return None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, None, None, None, None, None
+    gradients = [None if t is None else next(grads) for t in (*seeds, *primals)]
+    ddy, ddh_n, ddc_n, gx, gh_0, gc_0, greset_h, greset_c, *gweights = gradients
+    gradients = (None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, *[None] * 7, greset_h, greset_c)
+    return gradients[: len(ctx.needs_input_grad)]  # one for each argument up to the last that was given
 
 
 def _differentiable(*tensors):

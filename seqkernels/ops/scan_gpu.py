@@ -15,6 +15,7 @@ from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
 
 from .packed import per_direction
+from .ragged import NOT_RAGGED, hidden
 
 
 def gates_size(cell, T, B, H, D, dtype):
@@ -22,10 +23,11 @@ def gates_size(cell, T, B, H, D, dtype):
     return D * T * CELLS[cell].saved * B * H
 
 
-def forward(cell, x, h0, c0, weights, batch_first, save, plan=None):
+def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_RAGGED):
     """y, h_n, c_n, states, gates of one layer of D directions; arguments and results as `scan_cpu.forward`.
 
-    plan: the `regimes.Plan` to run with, or None for the one that suits the sizes and the device.
+    plan: the `regimes.Plan` to run with, or None for the one that suits the sizes and the device. ragged: which rows
+    end early or start again. Past a row's end, `states` has its last states.
     """
     D, B, H = h0.shape
     kind, time = CELLS[cell], 1 if batch_first else 0
@@ -39,13 +41,24 @@ def forward(cell, x, h0, c0, weights, batch_first, save, plan=None):
     h = (states[0], T * B * H, B * H, H) if save else (y, H, *y_strides)
     x_strides = projected.stride(0), projected.stride(1 + time), projected.stride(2 - time)
     c = states[1] if save and c0 is not None else None
-    arguments = (projected, *x_strides, _stacked(groups, 1), _stacked(groups, 3), h0, y, *y_strides, *h, c, gates)
-    _launch(scan_forward, (*arguments, h_n, c_n), cell, x, h0, T, T, plan, CELL=on_blocks(cell)[0], KEEP=save)
+    w_hh, reset_u = _stacked(groups, 1), None
+    if ragged.reset_h is not None:
+        reset_u = ragged.reset_h.to(torch.float32) @ w_hh.to(torch.float32).mT
+    arguments = (projected, *x_strides, w_hh, _stacked(groups, 3), h0, y, *y_strides, *h, c, gates)
+    arguments += (h_n, c_n, *ragged.for_kernels(time), reset_u)
+    _launch(scan_forward, arguments, cell, x, h0, T, T, plan, CELL=on_blocks(cell)[0], KEEP=save)
+    y = hidden(y, ragged.lengths, batch_first)  # where the kernel, which may read h back from it, left the last h
     return y, h_n, None if c_n is None else c_n.to(x.dtype), states, gates
 
 
-def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, plan=None):
-    """dx, dh0, dc0 and the list of the weights' gradients; arguments and results as `scan_cpu.backward`."""
+def backward(
+    cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, plan=None,
+    ragged=NOT_RAGGED,
+):  # fmt: skip
+    """dx, dh0, dc0 and the list of the weights' gradients; arguments and results as `scan_cpu.backward`.
+
+    plan, ragged: as for `forward`. With reset_h its gradient follows, with reset_c also that.
+    """
     D, B, H = h0.shape
     kind, time = CELLS[cell], 1 if batch_first else 0
     T, G, groups = x.shape[time], kind.gates, per_direction(cell, weights)
@@ -56,29 +69,51 @@ def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_firs
     recurrents = None if kind.slots.x == kind.slots.u else torch.empty_like(inputs)
     dh, dc = _started(dh_n, h0), None if c0 is None else _started(dc_n, c0)
     c = None if c0 is None else states[1]
-    arguments = (dy, *dy_strides, _stacked(groups, 1), h0, c0, states[0], c, gates, inputs, recurrents, dh, dc)
+    w_hh = _stacked(groups, 1)
+    fresh = [None if s is None else torch.zeros_like(s, dtype=torch.float32) for s in ragged[2:]]
+    arguments = (dy, *dy_strides, w_hh, h0, c0, states[0], c, gates, inputs, recurrents, dh, dc)
+    arguments += (*ragged.for_kernels(time), *fresh)
     _launch(scan_backward, arguments, cell, x, h0, T, T + 1, plan, CELL=on_blocks(cell)[1])
-    dx = dweights = None
+    dx = dweights = fresh_du = None
+    recurrents = inputs if recurrents is None else recurrents
+    marks = ragged.reset.mT if batch_first and ragged.reset is not None else ragged.reset
+    if ragged.reset_h is not None:
+        fresh_du = torch.stack([_masked(du, ~marks).sum(0, dtype=torch.float32) for du in recurrents])
     if needs_dx:
         dx = sum(inputs[d] @ groups[d][0] for d in range(D))
         dx = dx.transpose(0, 1).contiguous() if batch_first else dx
     if needs_dw:
-        x, recurrents = x.transpose(0, 1) if batch_first else x, inputs if recurrents is None else recurrents
+        x = hidden(x, ragged.lengths, batch_first)
+        x = x.transpose(0, 1) if batch_first else x
         dweights = []
         for d, group in enumerate(groups):
-            gradients = _weight_gradients(d, inputs[d], recurrents[d], x, h0[d], states[0, d])
+            gradients = _weight_gradients(d, inputs[d], recurrents[d], x, h0[d], states[0, d], marks)
+            if ragged.reset_h is not None:
+                gradients[1] += fresh_du[d].mT.to(x.dtype) @ ragged.reset_h[d]
             dweights += gradients[: len(group)]
-    return dx, dh.to(x.dtype), None if dc is None else dc.to(x.dtype), dweights
+    gradients = dh.to(x.dtype), None if dc is None else dc.to(x.dtype), dweights
+    if ragged.reset_h is None:
+        return dx, *gradients
+    fresh[0] += fresh_du @ w_hh.to(torch.float32)
+    return dx, *gradients, *(t.to(x.dtype) for t in fresh if t is not None)
 
 
-def _weight_gradients(d, inputs, recurrents, x, h0, h):
+def _weight_gradients(d, inputs, recurrents, x, h0, h, marks):
     """Those of w_ih, w_hh, b_ih and b_hh of direction d, from the pre-activations' gradients (T, B, G H), x (T, B, I),
-    h_0 (B, H) and all h (T, B, H)."""
+    h_0 (B, H) and all h (T, B, H). marks: None, or (T, B), the rows that start a step from zero."""
     T = len(h)
     first, others, before = (0, slice(1, None), slice(0, T - 1)) if d == 0 else (T - 1, slice(0, T - 1), slice(1, None))
-    dw_hh = torch.addmm(recurrents[first].mT @ h0, _rows(recurrents[others]).mT, _rows(h[before]))
+    h = h[before]
+    if marks is not None:
+        h0, h = _masked(h0, marks[first]), _masked(h, marks[others])
+    dw_hh = torch.addmm(recurrents[first].mT @ h0, _rows(recurrents[others]).mT, _rows(h))
     db = inputs.sum((0, 1))
     return [_rows(inputs).mT @ _rows(x), dw_hh, db, recurrents.sum((0, 1)) if recurrents is not inputs else db.clone()]
+
+
+def _masked(x, rows):
+    """x (..., B, *), zero in the rows (..., B) that are marked, whatever was there."""
+    return x.masked_fill(rows.unsqueeze(-1), 0)
 
 
 def _rows(x):

@@ -1,0 +1,127 @@
+"""What `seqkernels::scan` and `seqkernels::scan_backward` run: checks, then the driver of the tensors' device; and what
+they return of fake tensors.
+
+ragged: the last four arguments of either operator, as `Ragged` has them, or as many as were given.
+"""
+
+from .. import _backends, _check
+from ..kernels.cells import CELLS
+from .drivers import driver
+from .ragged import Ragged
+
+
+def _driver(x):
+    return driver("scan", x.device)
+
+
+def readable(x):
+    """x itself where its last dimension is dense, else a dense copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def forward_kernel(cell, x, h_0, c_0, weights, batch_first, save, *ragged):
+    return _present(x, *forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged))
+
+
+def _present(x, *tensors):
+    """The tensors, an empty one where there is none: what an operator returns."""
+    return tuple(x.new_empty((0,)) if t is None else t for t in tensors)
+
+
+def forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged):
+    """What the driver's `forward` returns, from arguments of any kind."""
+    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    reason = _check.tensor_reason("x", x)
+    if reason is not None:
+        raise NotImplementedError(reason)
+    options = _ragged(x, h_0, c_0, batch_first, *ragged) if ragged else {}
+    if 0 in (*x.shape[:2], *h_0.shape):
+        return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
+    _check.stored(("x", x), ("h_0", h_0), ("c_0", c_0), *((f"weights[{i}]", w) for i, w in enumerate(weights)))
+    c_0 = None if c_0 is None else c_0.contiguous()
+    return _driver(x).forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save, **options)
+
+
+def _ragged(x, h_0, c_0, batch_first, *given):
+    """A driver's options, from arguments of any kind."""
+    ragged = Ragged(*given)
+    options = [name for name in ("lengths", "reset") if getattr(ragged, name) is not None]
+    reasons = _backends.option_reasons(options, x)
+    if reasons:
+        raise NotImplementedError("; ".join(reasons))
+    _check.ragged_arguments(x, h_0, c_0, batch_first, *ragged)
+    _check.stored(*ragged._asdict().items())
+    return {"ragged": ragged} if options else {}
+
+
+def _empty_outputs(cell, x, h_0, c_0, batch_first, save):
+    """The outputs for an empty batch, or of no hidden units: nothing to compute."""
+    y, h_n, c_n, states, gates = _allocate(cell, x, h_0, c_0, batch_first, save)
+    return y, h_n.copy_(h_0), c_n if c_0 is None else c_n.copy_(c_0), states, gates
+
+
+def _allocate(cell, x, h_0, c_0, batch_first, save):
+    D, B, H = h_0.shape
+    T = x.shape[1] if batch_first else x.shape[0]
+    y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
+    h_n = x.new_empty((D, B, H))
+    c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
+    states = x.new_empty((CELLS[cell].states, D, T, B, H) if save else (0,))
+    gates = x.new_empty((_driver(x).gates_size(cell, T, B, H, D, x.dtype) if save else 0,))
+    return y, h_n, c_n, states, gates
+
+
+def forward_fake(cell, x, h_0, c_0, weights, batch_first, save, *ragged):
+    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    _check.ragged_arguments(x, h_0, c_0, batch_first, *ragged)
+    return _allocate(cell, x, h_0, c_0, batch_first, save)
+
+
+def backward_kernel(
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw, *ragged
+):  # fmt: skip
+    T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
+    if 0 not in h_0.shape:
+        _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T)
+        states, gates = states.contiguous(), gates.contiguous()
+    given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
+    options = _ragged(x, h_0, c_0, batch_first, *ragged) if ragged else {}
+    dx, dh_0, dc_0, dweights, *dreset = trusted_backward(cell, *given, batch_first, needs_dx, needs_dw, **options)
+    dreset_h, dreset_c = (*dreset, None, None)[:2]
+    return (*_present(x, dx, dh_0, dc_0), dweights or [], *_present(x, dreset_h, dreset_c))
+
+
+def trusted_backward(
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw, **options
+):  # fmt: skip
+    """What the driver's `backward` returns, from arguments of the right sizes."""
+    if 0 in h_0.shape:
+        given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
+        made = backward_fake(cell, *given, batch_first, needs_dx, needs_dw, *options.get("ragged", ()))
+        return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]], *(t.zero_() for t in made[4:]))
+    dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
+    saved = (readable(x), h_0.contiguous(), c_0, weights, states, gates)
+    return _driver(x).backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw, **options)
+
+
+def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T):
+    D, B, H = h_0.shape
+    shape = (B, T, D * H) if batch_first else (T, B, D * H)
+    state = (D, B, H) if c_0 is not None else (0,)
+    size = _driver(x).gates_size(cell, T, B, H, D, x.dtype)
+    expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state)]
+    expected += [("states", states, (CELLS[cell].states, D, T, B, H)), ("gates", gates, (size,))]
+    for name, tensor, shape in expected:
+        if tensor is not None:
+            _check.matches(name, tensor, shape, x)
+
+
+def backward_fake(
+    cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw, *ragged
+):  # fmt: skip
+    empty = x.new_empty
+    dx = empty(x.shape if needs_dx else (0,))
+    dweights = [empty(w.shape) for w in weights] if needs_dw else []
+    states = (h_0, c_0, *Ragged(*ragged)[2:])
+    dh_0, dc_0, dreset_h, dreset_c = (empty((0,) if t is None else t.shape) for t in states)
+    return dx, dh_0, dc_0, dweights, dreset_h, dreset_c
