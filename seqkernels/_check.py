@@ -26,20 +26,26 @@ def _keys(*names):
     return keys.raw_repr()
 
 
-# Dispatch keys of a dense CPU tensor without views in disguise (negation, zero tensors, wrappers, nesting, other
-# layouts), and of an inference tensor; then the keys a thread adds when no mode, transform or tracer is active.
-_PLAIN_TENSOR = {_keys("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"), _keys("CPU", "AutocastCPU")}
+# Dispatch keys of a dense tensor without views in disguise (negation, zero tensors, wrappers, nesting, other layouts),
+# and of an inference tensor; then the keys a thread adds when no mode, transform or tracer is active.
+_PLAIN_TENSOR = {
+    kind: {_keys(kind, "ADInplaceOrView", f"Autograd{kind}", f"Autocast{kind}"), _keys(kind, f"Autocast{kind}")}
+    for kind in ("CPU", "CUDA")
+}
 _PLAIN_TYPES = (Tensor, Parameter)
 _PLAIN_THREAD = {_keys("BackendSelect", "ADInplaceOrView"), _keys("BackendSelect")}
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def plain_thread():
-    """True where a call runs at once and as written, CPU tensors on the CPU's kernels: no compiler, tracer, transform,
-    mode, autocast or forward AD."""
+    """True where a call runs at once and as written, CPU tensors on the CPU's kernels."""
+    return _backends.chosen == "auto" and bare_thread()
+
+
+def bare_thread():
+    """True where a call runs at once and as written: no compiler, tracer, transform, mode, autocast or forward AD."""
     return not (
         is_compiling()
-        or _backends.chosen != "auto"
         or _dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
         or _is_any_autocast_enabled()
         or overridden()
@@ -51,10 +57,12 @@ def overridden():
     return _is_torch_function_mode_enabled() or forward_ad._current_level >= 0
 
 
-def plain(dtype, *tensors):
-    """True for dense CPU torch.Tensors (or Parameters) of this dtype whose memory is what they show."""
+def plain(dtype, *tensors, kind="CPU"):
+    """True for dense torch.Tensors (or Parameters) of this dtype, of kind "CPU" or "CUDA", whose memory is what they
+    show."""
+    keys = _PLAIN_TENSOR[kind]
     for x in tensors:
-        if type(x) not in _PLAIN_TYPES or x.dtype is not dtype or _dispatch_keys(x).raw_repr() not in _PLAIN_TENSOR:
+        if type(x) not in _PLAIN_TYPES or x.dtype is not dtype or _dispatch_keys(x).raw_repr() not in keys:
             return False
     return True
 

@@ -6,7 +6,7 @@ from torch.compiler import is_dynamo_compiling
 
 from . import _check
 from .nn._recurrent import Recurrent
-from .ops import direct
+from .ops.drivers import driver
 from .ops.guards import guard
 
 
@@ -23,8 +23,12 @@ class Stream:
     returned. The first call after construction or reset that succeeds fixes B. No gradient is recorded through the
     stream. What no kernel serves (other dtypes and devices, proj_size) runs through the module.
 
+    On a GPU a step is one replay of a CUDA graph, recorded at the second step after a start or after the weights have
+    moved; in a CUDA graph that the caller records, and where the weights are computed anew at each step, it is a launch
+    a layer.
+
     The next step sees a change of the module's weights: in-place operators, optimizers, load_state_dict and replaced
-    tensors always, a write past autograd, as through `.data`, where it meets a sample of the contents.
+    tensors always, a write past autograd, as through `.data`, on a CPU where it meets a sample of the contents.
 
     Raises ValueError for a module that cannot be streamed: bidirectional, or dropout between layers in training mode,
     which is checked at construction and at the first step after a reset.
@@ -65,7 +69,7 @@ class Stream:
         return self._y if out is None else _copy(self._y, out)
 
     def _advance(self, x):
-        if not self._served or is_dynamo_compiling() or not self._step(x):
+        if self._layers is None or is_dynamo_compiling() or not self._step(x):
             self._step_by_module(x)
 
     def _start(self, x):
@@ -84,14 +88,14 @@ class Stream:
         B = x.shape[0] if batched else 1
         with torch.no_grad(), torch.inference_mode(False):
             states = self._initial(x)
-            y = x.new_empty(B, module.proj_size or H)
-            self._served = module.fallback_reason(self._sequence(x), self._hx(states)) is None
-        self._states = states if batched else [s.unsqueeze(1) for s in states]
-        self._dtype, self._current = x.dtype, self._hx(states)
-        self._buffers = [y.new_empty(B, H) for _ in range(L - 1)] + [y]
-        self._y = y if batched else y[0]
-        self._written = (y, *states)
-        self._alike, self._layers = None, [None] * L
+            ys = x.new_empty(L, B, module.proj_size or H)
+            self._states = states if batched else [s.unsqueeze(1) for s in states]
+            self._layers = self._alike = None
+            if module.fallback_reason(self._sequence(x), self._hx(states)) is None:
+                self._layers = driver("stream", x.device).Layers(module._cell, x, self._states, ys)
+        self._current = self._hx(states)
+        self._y = ys[-1] if batched else ys[-1, 0]
+        self._written = (ys, *states)
         self._advance(x)
         self._shape = x.shape
 
@@ -148,12 +152,7 @@ class Stream:
             x = x.contiguous()
             if not self._fits(x, weights) and not self._plan(x, weights):
                 return False
-        address, per = x.data_ptr(), len(weights) // len(self._layers)
-        for i, layer in enumerate(self._layers):
-            if not layer(address, weights[i * per : i * per + per]):  # its weights have changed
-                layer = self._layers[i] = self._layer(i, weights)
-                layer(address, weights[i * per : i * per + per])
-            address = layer.y
+        self._layers(x, weights)
         increment_version(self._written)
         return True
 
@@ -161,20 +160,9 @@ class Stream:
         return self._alike is not None and self._alike(x, *weights) and not _check.overridden()
 
     def _plan(self, x, weights):
-        """Prepares the layers' steps from tensors like x, if kernels may take them here and now."""
-        self._alike = None
-        if _check.plain_thread() and _check.plain(self._dtype, x, *weights):
-            self._layers = [self._layer(i, weights) for i in range(len(self._layers))]
-            if None not in self._layers:
-                self._alike = guard(x, *weights)
+        """Prepares steps from tensors like x, if kernels may take them here and now."""
+        self._alike = guard(x, *weights) if self._layers.takes(x, weights) else None
         return self._alike is not None
-
-    def _layer(self, i, weights):
-        """Layer i over the stream's memory, or None where its weights cannot be kept."""
-        module, per = self._module, len(weights) // len(self._layers)
-        I = module.hidden_size if i else module.input_size
-        states = [s[i] for s in self._states]
-        return direct.in_place(module._cell, I, states, self._buffers[i], weights[i * per : i * per + per])
 
     def _step_by_module(self, x):
         module = self._module

@@ -2,8 +2,8 @@
 
 `python compile_only.py` prints one line of JSON a compilation: spilled bytes, shared memory in bytes, tensor-core
 instructions, releases that other threads' stores may come after, loads of h that were made ahead of a wait, bytes that
-a program's instructions copy to shared memory by 16, and the counts that it is compiled anew for. It needs neither a
-GPU nor a driver, and must run without TRITON_INTERPRET.
+a program's instructions copy to shared memory by 16, loads of 16 bytes by a thread, and the counts that it is compiled
+anew for. It needs neither a GPU nor a driver, and must run without TRITON_INTERPRET.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from seqkernels.kernels.gpu.primitives import on_blocks
 from seqkernels.kernels.gpu.regimes import Device, plan_for
 from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
+from seqkernels.kernels.gpu.step import step
+from seqkernels.kernels.gpu.step_plan import plan_for as step_plan_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -39,7 +41,7 @@ BYTES = {"bf16": 2, "fp32": 4}
 ATTENTION = {"forward": attention_forward, "keys": attention_backward_keys, "queries": attention_backward_queries}
 
 # Arguments by name: numbers, strides by the end of their names, and what is none of these whatever the dtype.
-COUNTS = ("T", "B", "H", "S", "N", "M", "GROUP", "first", "last", "span", "splits", "threshold")
+COUNTS = ("T", "B", "I", "H", "S", "N", "M", "GROUP", "first", "last", "span", "splits", "threshold")
 STRIDES = ("direction", "time", "row", "batch", "head", "query", "key")
 SPECIAL = {
     "counters": "*i32", "lengths": "*i64", "mask": "*u8", "reset": "*u8", "seed": "*i64", "scale": "fp32",
@@ -69,6 +71,20 @@ def scan(kernel, cell, H, dtype, target, ragged=False):
     constants |= {argument: None for argument in absent if argument in kernel.arg_names}
     name = f"{kernel.__name__}-{cell}-{dtype}-{plan.regime}-{'ragged-' * ragged}{target}"
     return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps})
+
+
+def single_step(cell, rows, dtype, target):
+    """A report of a step of H = 512, in full precision, compiled."""
+    kind, H = CELLS[cell], 512
+    plan = step_plan_for(cell, H, rows, BYTES[dtype], TARGETS[target][1].processors)
+    constants = {
+        "CELL": on_blocks(cell)[0], "GATES": kind.gates, "STATES": kind.states, "UNITS": plan.units, "ROWS": plan.rows,
+        "TERMS": plan.terms, "UNROLL": plan.unroll, "PRECISION": "ieee", **({"B": 1} if rows == 1 else {}),
+    }  # fmt: skip
+    if kind.states == 1:
+        constants |= dict.fromkeys(("c", "c_next"))
+    name = f"step-{cell}-{dtype}-B{rows}-{target}"
+    return compiled(name, step, constants, dtype, target, {"num_warps": plan.warps})
 
 
 def attention(operation, D, target, option=None):
@@ -114,7 +130,7 @@ def compiled(name, kernel, constants, dtype, target, options):
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, (n, kind) in enumerate(signature.items())
-        if kind not in ("constexpr", "fp32") and (n == "H" or n not in COUNTS)
+        if kind not in ("constexpr", "fp32") and (n in ("I", "H") or n not in COUNTS)
     }
     source, log = ASTSource(kernel, signature, constants, aligned), io.StringIO()
     with contextlib.redirect_stdout(log):
@@ -135,7 +151,7 @@ def _read(made, log):
         text = made.asm["amdgcn"]
         # Scalar registers are spilled to lanes of vector registers, not to memory.
         spills = sum(map(int, re.findall(r"\.vgpr_spill_count:\s+(\d+)", text)))
-        absent = dict.fromkeys(("unordered", "ahead", "copied"), 0)
+        absent = dict.fromkeys(("unordered", "ahead", "copied", "wide"), 0)
         return {"spilled": 4 * spills, "products": len(re.findall("v_mfma", text)), **absent}
     ptx = made.asm["ptx"]
     return {
@@ -144,6 +160,7 @@ def _read(made, log):
         "unordered": unordered(ptx),
         "copied": 16 * 32 * made.metadata.num_warps * len(re.findall(r"cp\.async\.cg\S* \[.*?\], \[.*?\], 0x10,", ptx)),
         "ahead": len(re.findall("async_copy_global_to_local|async_tma_copy_global_to_local", made.asm["ttgir"])),
+        "wide": len(re.findall(r"ld\.global\.v4\.b32", ptx)),
     }
 
 
@@ -170,6 +187,10 @@ def main():
             print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)
     for kernel, cell, H in itertools.product(kernels, ("lstm", "gru"), SIZES):
         print(json.dumps(scan(kernel, cell, H, "bf16", "sm_90", ragged=True)), flush=True)
+    for cell, rows, target in itertools.product(("lstm", "gru"), (1, B), TARGETS):
+        print(json.dumps(single_step(cell, rows, "bf16", target)), flush=True)
+        if target == "sm_90":
+            print(json.dumps(single_step(cell, rows, "fp32", target)), flush=True)
     for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
         for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
             print(json.dumps(attention(operation, D, target, option)), flush=True)

@@ -1,5 +1,6 @@
 """The Triton kernels as the compiler leaves them, for GPUs that need not be there (tests/compile_only.py)."""
 
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from seqkernels.kernels.cells import CELLS
 
 # name: the most bytes that may be spilled, and why
 SPILLS = {
@@ -46,6 +48,8 @@ def test_every_kernel_and_regime_is_compiled(reports):
     for kernel in ("scan_forward", "scan_backward"):
         for regime in ("whole", "grid", "stepwise"):
             assert f"{kernel}-lstm-bf16-{regime}-sm_90" in reports
+    for cell, rows, target in itertools.product(("lstm", "gru"), (1, 16), ("sm_80", "sm_90", "sm_100", "gfx942")):
+        assert f"step-{cell}-bf16-B{rows}-{target}" in reports
     for kernel in ("attention_forward", "attention_backward_keys", "attention_backward_queries"):
         for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
             assert f"{kernel}-64-bf16-{target}" in reports
@@ -65,8 +69,8 @@ def test_shared_memory_fits(reports):
 
 
 def test_products_run_on_tensor_cores(reports):
-    without = re.compile(r"attention_combine|attention_decode-\d+-bf16-1-")
-    assert not [name for name, r in reports.items() if not r["products"] and not without.match(name)]
+    alone = re.compile(r"attention_combine|attention_decode-\d+-bf16-1-|step-(lstm|gru)-(fp32|bf16-B1-)")
+    assert not [name for name, r in reports.items() if not r["products"] and not alone.match(name)]
 
 
 def test_decode_copies_each_key_and_value_once_by_16_bytes(reports):
@@ -78,6 +82,12 @@ def test_decode_copies_each_key_and_value_once_by_16_bytes(reports):
 def test_decode_is_not_compiled_anew_for_other_lengths(reports):
     decode = {name: r["anew"] for name, r in reports.items() if re.match("attention_(decode|combine)", name)}
     assert decode and not any(decode.values())
+
+
+def test_a_step_of_one_row_loads_its_weights_16_bytes_at_a_time(reports):
+    """Two products, each a loop of two blocks at once and one for the rest: a load a gate and one of x or h."""
+    for cell, dtype, target in (("lstm", "bf16", "sm_80"), ("lstm", "fp32", "sm_90"), ("gru", "bf16", "sm_90")):
+        assert reports[f"step-{cell}-{dtype}-B1-{target}"]["wide"] == 6 * (CELLS[cell].gates + 1)
 
 
 def test_a_release_comes_after_all_threads_stores(reports):

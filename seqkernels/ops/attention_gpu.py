@@ -13,7 +13,7 @@ from ..kernels.gpu.attention_configs import config_for, padded
 from ..kernels.gpu.attention_forward import attention_forward
 from ..kernels.gpu.decode_plan import is_decode
 from . import decode_gpu
-from .launch_gpu import capability, operands, precision
+from .launch_gpu import attention_precision, capability, operands
 from .rows import dense_rows, scale_of
 
 
@@ -78,7 +78,7 @@ def _launch(kernel, programs, arguments, q, k, v, causal, scale, config):
         kernel[(programs,)](
             *arguments, N, N // M, T, S, float(scale_of(scale, D)),
             D=D, E=E, BLOCK_D=padded(D), BLOCK_E=padded(E), CAUSAL=causal, QUERIES=config.queries, KEYS=config.keys,
-            PRECISION=precision(), num_warps=config.warps, num_stages=config.stages,
+            PRECISION=attention_precision(), num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
 
 

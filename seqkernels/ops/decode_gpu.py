@@ -5,7 +5,7 @@ import torch
 from ..kernels.gpu.attention_configs import padded
 from ..kernels.gpu.attention_decode import attention_combine, attention_decode
 from ..kernels.gpu.decode_plan import combined_at_once, plan_for
-from .launch_gpu import operands, precision, processors
+from .launch_gpu import attention_precision, operands, processors
 from .rows import scale_of
 
 
@@ -30,7 +30,7 @@ def forward(q, k, v, mask=None, causal=False, scale=None, plan=None):
         attention_decode[(B * M * splits,)](
             *operands(q, k, v, mask), out, lse, *records, M, N // M, T, S, plan.span, splits, float(scale_of(scale, D)),
             D=D, E=E, BLOCK_D=padded(D), BLOCK_E=BLOCK_E, CAUSAL=causal, ROWS=plan.rows, KEYS=plan.keys,
-            STAGES=plan.stages, PRECISION=precision(), num_warps=plan.warps, num_stages=plan.stages,
+            STAGES=plan.stages, PRECISION=attention_precision(), num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
         if splits > 1:
             attention_combine[(B * N * T,)](

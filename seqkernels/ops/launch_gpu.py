@@ -1,4 +1,4 @@
-"""What attention's drivers on a GPU share: the kernels' arguments, and what a launch asks of the device."""
+"""What the drivers on a GPU share: attention's arguments, the precision of products, what is asked of the device."""
 
 from functools import cache
 
@@ -19,9 +19,14 @@ def operands(q, k, v, mask):
     return (*arguments, mask.view(torch.uint8) if mask.dtype == torch.bool else mask, *mask.stride())
 
 
-def precision():
-    """Of a product of float32."""
+def attention_precision():
+    """Of a product of float32 in attention."""
     return float32_precision(torch.backends.cuda.matmul.fp32_precision)
+
+
+def recurrent_precision():
+    """Of a product of float32 in a recurrent layer."""
+    return float32_precision(torch.backends.cudnn.rnn.fp32_precision)
 
 
 @cache

@@ -14,6 +14,8 @@ from seqkernels.kernels.gpu.regimes import Device, plan_for
 from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
 
+from . import step_gpu
+from .launch_gpu import recurrent_precision
 from .packed import per_direction
 from .ragged import NOT_RAGGED, hidden
 
@@ -32,6 +34,8 @@ def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_R
     D, B, H = h0.shape
     kind, time = CELLS[cell], 1 if batch_first else 0
     T, groups = x.shape[time], per_direction(cell, weights)
+    if T == D == 1 and not save and plan is None:
+        return step_gpu.scan(cell, x, h0, c0, groups[0], batch_first)
     projected = torch.stack([torch.nn.functional.linear(x, g[0], g[2] if len(g) == 4 else None) for g in groups])
     y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
     h_n, c_n = h0.clone(), None if c0 is None else c0.to(torch.float32, copy=True)
@@ -137,7 +141,7 @@ def _stacked(groups, index):
 
 def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
     """All steps of a scan: in one launch, or "stepwise" in one each."""
-    (D, B, H), kind, tf32 = h0.shape, CELLS[cell], torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    (D, B, H), kind = h0.shape, CELLS[cell]
     plan = plan_for(cell, H, B, D, x.element_size(), _device(x.device)) if plan is None else plan
     groups, row_groups = plan.blocks(H, B)
     counters = torch.zeros(D * row_groups * plan.chunks(H), dtype=torch.int32, device=x.device)
@@ -149,7 +153,7 @@ def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
                 *arguments, counters, T, B, H, first, first + stride,
                 GATES=kind.gates, STATES=kind.states, SAVED=kind.saved,
                 REGIME=plan.regime, UNITS=plan.units, ROWS=plan.rows, CHUNK=plan.chunk, CHUNKS=plan.chunks(H),
-                PRECISION="tf32" if tf32 else "ieee", num_warps=plan.warps, **constants, **options,
+                PRECISION=recurrent_precision(), num_warps=plan.warps, **constants, **options,
             )  # fmt: skip
 
 
