@@ -30,10 +30,25 @@ def float32_precision(torchs):
 @contextmanager
 def products(precision):
     """torch's own float32 products in this precision; tf32x3, which torch does not have, is float32 throughout."""
-    settings = torch.backends.cuda.matmul
+    settings, wanted = torch.backends.cuda.matmul, precision == "tf32"
     before = settings.fp32_precision
-    settings.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    if (before == "tf32") == wanted:
+        yield
+        return
+    legacy = _legacy_precision()
+    settings.allow_tf32 = wanted  # unlike fp32_precision, it changes both of torch's settings, which have to agree
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        if legacy is not None:
+            torch.set_float32_matmul_precision(legacy)
+        if settings.fp32_precision != before:
+            settings.fp32_precision = before
+
+
+def _legacy_precision():
+    """torch's older setting, or None where only the newer one has been used, of which it then complains."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

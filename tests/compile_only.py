@@ -53,15 +53,15 @@ SPECIAL = {
 RAGGED = ("lengths", "reset", "reset_h", "reset_c", "reset_u", "fresh_dh", "fresh_dc")
 
 
-def scan(kernel, cell, H, dtype, target, ragged=False):
+def scan(kernel, cell, H, dtype, target, ragged=False, precision="tf32"):
     """A report of a scan, compiled: of rows that are all as long, or of ragged ones."""
     device = TARGETS[target][1]
     kind, forward = CELLS[cell], kernel is scan_forward
-    plan = plan_for(cell, H, B, 1, BYTES[dtype], device)
+    plan = plan_for(cell, H, B, 1, BYTES[dtype], device, precision != "tf32")
     constants = {
         "CELL": on_blocks(cell)[0 if forward else 1], "GATES": kind.gates, "STATES": kind.states, "SAVED": kind.saved,
         "REGIME": plan.regime, "UNITS": plan.units, "ROWS": plan.rows, "CHUNK": plan.chunk, "CHUNKS": plan.chunks(H),
-        "PRECISION": "tf32", **({"KEEP": True} if forward else {}),
+        "PRECISION": precision, **({"KEEP": True} if forward else {}),
     }  # fmt: skip
     absent = () if ragged else RAGGED
     if kind.states == 1:
@@ -69,7 +69,8 @@ def scan(kernel, cell, H, dtype, target, ragged=False):
     if kind.slots.x == kind.slots.u:
         absent += ("du",)
     constants |= {argument: None for argument in absent if argument in kernel.arg_names}
-    name = f"{kernel.__name__}-{cell}-{dtype}-{plan.regime}-{'ragged-' * ragged}{target}"
+    options = ("ragged",) * ragged + (precision,) * (precision != "tf32")
+    name = "-".join((kernel.__name__, cell, dtype, plan.regime, *options, target))
     return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps})
 
 
@@ -187,6 +188,8 @@ def main():
             print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)
     for kernel, cell, H in itertools.product(kernels, ("lstm", "gru"), SIZES):
         print(json.dumps(scan(kernel, cell, H, "bf16", "sm_90", ragged=True)), flush=True)
+    for kernel, H, precision in itertools.product(kernels, (64, 512), ("ieee", "tf32x3")):
+        print(json.dumps(scan(kernel, "lstm", H, "fp32", "sm_90", precision=precision)), flush=True)
     for cell, rows, target in itertools.product(("lstm", "gru"), (1, B), TARGETS):
         print(json.dumps(single_step(cell, rows, "bf16", target)), flush=True)
         if target == "sm_90":

@@ -1,7 +1,9 @@
 """The precision of float32 products on a GPU: what is chosen, and that it reaches torch's products and is undone."""
 
+import subprocess
+import sys
+
 import pytest
-import torch
 
 import seqkernels
 from seqkernels import precision
@@ -30,11 +32,25 @@ def test_what_is_no_precision_is_refused(wrong):
     assert precision.float32_precision("tf32") == "ieee"
 
 
-def test_torchs_products_follow_and_get_their_setting_back():
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    for chosen, expected in (("tf32", "tf32"), ("ieee", "ieee"), ("tf32x3", "ieee")):
-        with pytest.raises(KeyError), precision.products(chosen):
-            assert settings.fp32_precision == expected
-            raise KeyError
-        assert settings.fp32_precision == before
+@pytest.mark.parametrize("legacy", (None, "highest", "high", "medium"))
+@pytest.mark.parametrize("chosen", precision.CHOICES)
+def test_torchs_products_follow_and_get_their_setting_back(chosen, legacy):
+    program = f"""
+import torch
+from seqkernels import precision
+settings, legacy = torch.backends.cuda.matmul, {legacy!r}
+if legacy:
+    torch.set_float32_matmul_precision(legacy)
+before = settings.fp32_precision, torch.get_float32_matmul_precision(), settings.allow_tf32
+try:
+    with precision.products({chosen!r}):
+        assert (settings.fp32_precision == "tf32") == settings.allow_tf32 == {chosen == "tf32"}
+        raise KeyError
+except KeyError:
+    assert (settings.fp32_precision, torch.get_float32_matmul_precision(), settings.allow_tf32) == before
+settings.fp32_precision = "tf32"  # the newer setting alone
+with precision.products({chosen!r}):
+    assert (settings.fp32_precision == "tf32") == {chosen == "tf32"}
+assert settings.fp32_precision == "tf32"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -69,7 +69,7 @@ def test_shared_memory_fits(reports):
 
 
 def test_products_run_on_tensor_cores(reports):
-    alone = re.compile(r"attention_combine|attention_decode-\d+-bf16-1-|step-(lstm|gru)-(fp32|bf16-B1-)")
+    alone = re.compile(r"attention_combine|attention_decode-.*-1-|step-.*-(fp32|bf16-B1)-|.*-(ieee|whole-tf32x3)-")
     assert not [name for name, r in reports.items() if not r["products"] and not alone.match(name)]
 
 

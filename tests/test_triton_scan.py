@@ -1,5 +1,7 @@
 """The Triton scan against torch.nn in float64, in every regime: on a GPU, or in Triton's interpreter."""
 
+import itertools
+
 import pytest
 import torch
 from agreement import assert_agree
@@ -8,6 +10,7 @@ from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes
 
+import seqkernels
 from seqkernels.ops import scan_gpu
 
 if not torch.cuda.is_available():
@@ -95,6 +98,36 @@ def test_a_plan_covers_every_unit_and_row_and_fits_the_device(cell, itemsize, D)
                 assert groups == 1 and weights < H200.shared
             if plan.regime == "grid":
                 assert groups * row_groups * D <= H200.processors and weights < H200.shared
+
+
+def test_without_tf32_float32_has_small_blocks():
+    for cell, H, B in itertools.product(CELLS, (16, 64, 100, 768), (2, 64)):
+        plan = regimes.plan_for(cell, H, B, 1, 4, H200, exact=True)
+        assert plan.regime == "stepwise" or plan.rows == 1 and plan.regime == "whole"
+        assert plan.blocks(H, B)[0] * plan.units >= H
+        assert regimes.plan_for(cell, H, B, 1, 2, H200, exact=True) == regimes.plan_for(cell, H, B, 1, 2, H200)
+    assert regimes.plan_for("lstm", 512, 1, 1, 4, H200, exact=True).regime == "grid"
+
+
+@cells
+def test_a_program_may_have_one_row_of_many(cell):
+    problem = Problem(cell, SHAPES["odd"], torch.float32)
+    ours = problem.ours(driver=scan_gpu, plan=regimes.Plan("whole", 64, 1, 64, 8))
+    assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
+
+
+@pytest.mark.parametrize("precision, rows", (("tf32", 16), ("ieee", 1), ("tf32x3", 1)))
+def test_the_precision_decides_the_plan(precision, rows, monkeypatch):
+    run, seen = scan_gpu.plan_for, []
+    monkeypatch.setattr(scan_gpu, "plan_for", lambda *a: (seen.append(run(*a)), seen[-1])[1])
+    seqkernels.set_float32_precision(precision)
+    try:
+        problem = Problem("lstm", (2, 3, 5, 40, 1, False, True), torch.float32)
+        forward = scan_gpu.forward("lstm", problem.x, problem.h, problem.c, problem.weights, False, False)
+    finally:
+        seqkernels.set_float32_precision(None)
+    assert [plan.rows for plan in seen] == [rows]
+    torch.testing.assert_close(forward[0], problem.run(problem.x, problem.h, problem.c, problem.weights)[0])
 
 
 def test_regimes_follow_the_size_and_the_device():

@@ -41,10 +41,13 @@ def _power(n):
     return 1 << max(0, n - 1).bit_length()
 
 
-def plan_for(cell, H, B, D, itemsize, device):
-    """The Plan of a layer of D directions with batch B and hidden size H."""
+def plan_for(cell, H, B, D, itemsize, device, exact=False):
+    """The Plan of a layer of D directions with batch B and hidden size H. exact: whether products of float32 have
+    more bits than tf32."""
     gates = CELLS[cell].gates
     whole = max(TILE, _power(H))
+    if exact and itemsize == 4 and B > 1:
+        return _exact(gates, whole)
     room = device.shared * 3 // 4  # the rest holds h and what the compiler needs
     if gates * whole * whole * itemsize <= room:
         return Plan("whole", whole, TILE if B > 1 else 1, whole, 4 if whole <= 64 else 8)
@@ -55,6 +58,14 @@ def plan_for(cell, H, B, D, itemsize, device):
         if rows:
             return Plan("grid", TILE, rows, chunk, 4 if itemsize == 2 else 8)
     return Plan("stepwise", TILE, min(64, max(TILE, _power(B))), 64, 4)
+
+
+def _exact(gates, whole):
+    """Where float32 is not cut to tf32, blocks of operands do not fit the registers: a program has one row, whose
+    products are sums, or reads the weights at every step, a few terms at a time."""
+    if gates * whole * whole <= 4 * 64 * 64:
+        return Plan("whole", whole, 1, whole, 8)
+    return Plan("stepwise", TILE, TILE, 32, 4)
 
 
 def _rows(B, row_groups):

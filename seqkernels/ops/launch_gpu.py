@@ -1,10 +1,10 @@
 """What the drivers on a GPU share: attention's arguments, the precision of products, what is asked of the device."""
 
-from functools import cache
+from functools import cache, wraps
 
 import torch
 
-from ..precision import float32_precision
+from ..precision import float32_precision, products
 from .rows import dense_rows
 
 
@@ -27,6 +27,17 @@ def attention_precision():
 def recurrent_precision():
     """Of a product of float32 in a recurrent layer."""
     return float32_precision(torch.backends.cudnn.rnn.fp32_precision)
+
+
+def in_recurrent_precision(function):
+    """The function, with torch's own float32 products in that precision as well."""
+
+    @wraps(function)
+    def run(*arguments, **options):
+        with products(recurrent_precision()):
+            return function(*arguments, **options)
+
+    return run
 
 
 @cache

@@ -15,7 +15,7 @@ from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
 
 from . import step_gpu
-from .launch_gpu import recurrent_precision
+from .launch_gpu import in_recurrent_precision, recurrent_precision
 from .packed import per_direction
 from .ragged import NOT_RAGGED, hidden
 
@@ -25,6 +25,7 @@ def gates_size(cell, T, B, H, D, dtype):
     return D * T * CELLS[cell].saved * B * H
 
 
+@in_recurrent_precision
 def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_RAGGED):
     """y, h_n, c_n, states, gates of one layer of D directions; arguments and results as `scan_cpu.forward`.
 
@@ -55,6 +56,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_R
     return y, h_n, None if c_n is None else c_n.to(x.dtype), states, gates
 
 
+@in_recurrent_precision
 def backward(
     cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, plan=None,
     ragged=NOT_RAGGED,
@@ -142,7 +144,9 @@ def _stacked(groups, index):
 def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
     """All steps of a scan: in one launch, or "stepwise" in one each."""
     (D, B, H), kind = h0.shape, CELLS[cell]
-    plan = plan_for(cell, H, B, D, x.element_size(), _device(x.device)) if plan is None else plan
+    precision = recurrent_precision()
+    if plan is None:
+        plan = plan_for(cell, H, B, D, x.element_size(), _device(x.device), precision != "tf32")
     groups, row_groups = plan.blocks(H, B)
     counters = torch.zeros(D * row_groups * plan.chunks(H), dtype=torch.int32, device=x.device)
     options = {"launch_cooperative_grid": True} if plan.regime == "grid" else {}
@@ -153,7 +157,7 @@ def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
                 *arguments, counters, T, B, H, first, first + stride,
                 GATES=kind.gates, STATES=kind.states, SAVED=kind.saved,
                 REGIME=plan.regime, UNITS=plan.units, ROWS=plan.rows, CHUNK=plan.chunk, CHUNKS=plan.chunks(H),
-                PRECISION=recurrent_precision(), num_warps=plan.warps, **constants, **options,
+                PRECISION=precision, num_warps=plan.warps, **constants, **options,
             )  # fmt: skip
 
 
