@@ -11,7 +11,7 @@ def mapped(folder):
 
 
 TRITON = "triton>=3.6; platform_system == 'Linux'"
-BENCH = ["matplotlib", "jinja2", "rich", "scipy"]
+BENCH = ["matplotlib", "jinja2", "rich"]
 
 setup(
     name="seqkernels",

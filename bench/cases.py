@@ -15,7 +15,8 @@ SUBSETS = ("quick", "default", "full")
 class Case:
     """One row of the grid: an operation at a shape, in a mode.
 
-    mode: "forward" (inference), "training" (forward and backward) or "step" (one time step, batch 1).
+    mode: "forward" (inference), "training" (forward and backward), "backward" (of attention alone) or "step" (one time
+    step, batch 1).
     subset: the smallest of "quick", "default" and "full" that holds the case.
     """
 
@@ -35,7 +36,9 @@ class Case:
     @property
     def name(self):
         """The case in one word, for records, tests and tables."""
-        shape = f"N{self.N}-T{self.T}-D{self.D}" if self.operation in ATTENTION else f"T{self.T}-B{self.B}-H{self.H}"
+        batch = f"B{self.B}-" * (self.B > 1)
+        attention = f"{batch}N{self.N}-T{self.T}-D{self.D}"
+        shape = attention if self.operation in ATTENTION else f"T{self.T}-B{self.B}-H{self.H}"
         extras = [f"L{self.L}"] * (self.L > 1) + ["both"] * self.bidirectional + ["causal"] * self.causal
         return "-".join([self.operation, shape, *extras, self.dtype, self.mode])
 

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -26,8 +26,8 @@ def fingerprint(threads):
         "caches": _caches(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "versions": {name: package_version(name) for name in PACKAGES},
+        "commit": commit(),
         "denormals": "kept" if (torch.tensor(1e-40) * 1).item() else "flushed to zero",
         "huge_pages": _read(Path("/sys/kernel/mm/transparent_hugepage/enabled")) or "unknown",
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "unset"),
@@ -47,11 +47,17 @@ def _caches():
     return found
 
 
-def _version(name):
-    return version(name) if importlib.util.find_spec(name) else "not installed"
+def package_version(name):
+    """The version of an installed package."""
+    if importlib.util.find_spec(name) is None:
+        return "not installed"
+    try:
+        return version(name)
+    except PackageNotFoundError:  # on the path, not installed
+        return "unknown"
 
 
-def _commit():
+def commit():
     """Commit of the checkout that holds this file, with "+changes" where it has any; "" where none holds it."""
 
     def git(*words):
@@ -59,8 +65,8 @@ def _commit():
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("ls-files", Path(__file__).name) and git("rev-parse", "--short=12", "HEAD")
-        return commit and commit + "+changes" * bool(git("status", "--porcelain", "--untracked-files=no"))
+        found = git("ls-files", Path(__file__).name) and git("rev-parse", "--short=12", "HEAD")
+        return found and found + "+changes" * bool(git("status", "--porcelain", "--untracked-files=no"))
     except FileNotFoundError:
         return ""
 

@@ -16,8 +16,8 @@ class Problem:
     """Inputs of a case.
 
     inputs: for recurrent cases x (T,B,I) or (B,I), then h (L*D,B,H) or (B,H) and, for an LSTM, c like h;
-    for attention q, k, v (1,N,T,D), the query (1,N,1,D) for decode. weights: torch.nn's state dict, or None.
-    dy: the gradient of y that training starts from, (T,B,D*H), or None.
+    for attention q, k, v (B,N,T,D), the query (B,N,1,D) for decode. weights: torch.nn's state dict, or None.
+    dy: the gradient of y that training starts from, (T,B,D*H), that of attention's output, like q, or None.
     """
 
     case: Case
@@ -32,28 +32,37 @@ class Problem:
         return Problem(self.case, tuple(value.to(dtype) for value in self.inputs), weights, dy)
 
 
-def module(nn, case, dtype=None):
+def module(nn, case, dtype=None, device=None):
     """The recurrent module of a case, from a namespace like torch.nn."""
     kind = getattr(nn, MODULES[case.operation])
     if case.cell:
-        return kind(case.H, case.H, dtype=dtype)
-    return kind(case.H, case.H, case.L, bidirectional=case.bidirectional, dtype=dtype)
+        return kind(case.H, case.H, dtype=dtype, device=device)
+    return kind(case.H, case.H, case.L, bidirectional=case.bidirectional, dtype=dtype, device=device)
 
 
-def make(case, seed=0):
+def loaded(nn, problem):
+    """The module of a recurrent problem with its weights, and hx as the module takes it."""
+    x, *states = problem.inputs
+    net = module(nn, problem.case, x.dtype, x.device)
+    net.load_state_dict(problem.weights)
+    return net, tuple(states) if len(states) > 1 else states[0]
+
+
+def make(case, seed=0, device="cpu"):
     """The problem of a case: reproducible inputs, non-zero initial states, torch.nn's own initial weights."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     dtype = getattr(torch, case.dtype)
 
     def normal(*shape):
-        return torch.randn(shape, generator=generator, dtype=dtype)
+        return torch.randn(shape, generator=generator, dtype=dtype, device=device)
 
     if case.operation in ATTENTION:
         queries = 1 if case.operation == "decode" else case.T
-        return Problem(case, tuple(normal(1, case.N, n, case.D) for n in (queries, case.T, case.T)))
+        q, k, v = (normal(case.B, case.N, n, case.D) for n in (queries, case.T, case.T))
+        return Problem(case, (q, k, v), dy=normal(*q.shape) if case.mode == "backward" else None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = module(torch.nn, case, dtype).state_dict()
+        weights = {key: value.to(device) for key, value in module(torch.nn, case, dtype).state_dict().items()}
     states = 2 if case.operation.startswith("lstm") else 1
     directions = 1 + case.bidirectional
     steps, lead = ((), ()) if case.cell else ((case.T,), (case.L * directions,))
@@ -77,20 +86,23 @@ def results(call):
 
 def grad_mode(case):
     """The context in which a case's calls are made: it is no part of what is timed."""
-    return torch.set_grad_enabled(case.mode == "training")
+    return torch.set_grad_enabled(case.mode in ("training", "backward"))
 
 
 def call(library, problem):
-    """A function without arguments that runs the problem: in training mode it returns the outputs, then the gradients
-    of x and of every weight, else what the library returns. To be called in `grad_mode(case)`.
+    """A function without arguments that runs the problem. In training mode it returns the outputs, then the gradients
+    of x and of every weight; in backward mode the gradients of q, k and v, from an output made once; else what the
+    library returns. To be called in `grad_mode(case)`.
     """
     case = problem.case
     if case.operation in ATTENTION:
+        if case.mode == "backward":
+            leaves = [value.clone().requires_grad_() for value in problem.inputs]
+            out = library.attention(*leaves, is_causal=case.causal)
+            return partial(torch.autograd.grad, out, leaves, problem.dy, retain_graph=True)
         return partial(library.attention, *problem.inputs, is_causal=case.causal)
-    net = module(library.nn, case, problem.inputs[0].dtype)
-    net.load_state_dict(problem.weights)
-    x, *states = problem.inputs
-    hidden = tuple(states) if len(states) > 1 else states[0]
+    net, hidden = loaded(library.nn, problem)
+    x = problem.inputs[0]
     if case.mode == "training":
         return _training(net, x.clone().requires_grad_(), hidden, problem.dy)
     return partial(net.eval(), x, hidden)

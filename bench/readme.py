@@ -2,27 +2,39 @@
 
 from pathlib import Path
 
-from . import providers, report, timing
+from . import providers, records, report, timing
 from .cases import MODULES, TARGETS, Case
+from .cuda import summary
 from .summary import against
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MARKS = BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+GPU_MARKS = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 NOTHING = "No figure is recorded yet."
+NOTHING_ON_A_GPU = "Nothing has been measured on a GPU, and no figure is claimed for one."
 OTHERS = "other shapes, float64, two layers, both directions"
 
 
 def fill(readme, folder):
     """Writes the block of the results in `folder`, which lies beside or below the README, between its two marks."""
+    _fill(readme, folder, MARKS, block)
+
+
+def fill_gpu(readme, path):
+    """The same for the recording of a GPU in the file `path`."""
+    _fill(readme, path, GPU_MARKS, gpu_block)
+
+
+def _fill(readme, source, marks, make):
     readme = Path(readme)
     text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not end:
-        raise report.ReportError(f"{readme} needs the lines {BEGIN} and {END}, in this order")
-    place, root = Path(folder).resolve(), readme.resolve().parent
+        raise report.ReportError(f"{readme} needs the lines {marks[0]} and {marks[1]}, in this order")
+    place, root = Path(source).resolve(), readme.resolve().parent
     if not place.is_relative_to(root):
-        raise report.ReportError(f"the results must be in the folder of {readme}, which names them; got {folder}")
-    made = block(folder, place.relative_to(root).as_posix())
+        raise report.ReportError(f"the results must be in the folder of {readme}, which names them; got {source}")
+    made = make(source, place.relative_to(root).as_posix())
     readme.write_text(f"{before}{begin}\n{made}\n{end}{after}", encoding="utf-8")
 
 
@@ -30,6 +42,14 @@ def block(folder, name):
     """The block for the results in `folder`, called by `name`, as Markdown."""
     data = report.load(folder)
     return report.render("readme.md.j2", data=data, groups=groups(data), rows=rows(data), name=name).strip()
+
+
+def gpu_block(path, name):
+    """The block for the recording of a GPU in the file `path`, called by `name`, as Markdown."""
+    found = records.read(path)
+    if not found or "device" not in found[0].get("fingerprint", {}):
+        raise report.ReportError(f"{path} is no recording of a GPU: seqkernels bench --device cuda writes one")
+    return report.render("gpu.md.j2", data=summary.summarise(found[0], found[1:]), name=name).strip()
 
 
 def title(case):

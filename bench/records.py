@@ -12,11 +12,11 @@ class Records:
     The first line holds the machine's fingerprint and the settings. An unfinished file with the same first line is
     resumed; any other one is kept beside it as results.previous.jsonl and a new one is begun.
 
-    folder: where to write. header: {"fingerprint": ..., "settings": ...}, plain data.
+    folder: where to write. header: {"fingerprint": ..., "settings": ...}, plain data. file: another name.
     """
 
-    def __init__(self, folder, header):
-        self.path = Path(folder) / FILE
+    def __init__(self, folder, header, file=FILE):
+        self.path = Path(folder) / file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.header = json.loads(json.dumps({"kind": "header", **header}))
         found = read(self.path)
@@ -26,7 +26,7 @@ class Records:
             self._rewrite()
         else:
             if self.path.exists():
-                self.path.replace(self.path.with_name("results.previous.jsonl"))
+                self.path.replace(self.path.with_suffix(".previous.jsonl"))
             self._append(self.header)
 
     def add(self, kind, key, **data):

@@ -31,6 +31,12 @@ def size(value):
     return plots.readable(value, "B")
 
 
+def side(figures):
+    """(name, median, first and third quartile in seconds) of a contest's side, in words."""
+    name, *values = figures
+    return "{}: {} ({} to {})".format(name, *map(seconds, values))
+
+
 def crossing(cross, generation):
     """A crossover in words, with its interval."""
 
@@ -68,7 +74,7 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"interval": interval, "seconds": seconds, "size": size}
+    environment.filters |= {"interval": interval, "seconds": seconds, "size": size, "side": side}
     environment.globals |= {"crossing": crossing}
     return environment
 

@@ -1,6 +1,8 @@
 """Interleaved timing, and ratios with their intervals."""
 
+import math
 import time
+from functools import cache
 
 import numpy as np
 
@@ -9,35 +11,46 @@ SAMPLE_SECONDS = 2e-3
 CONFIDENCE = 0.95
 
 
-def interleave(calls, seconds):
-    """Times every call in turn, round after round, in an order that reverses each round (AB, BA, ...).
-
-    calls: functions without arguments. seconds: how long to go on; at least 7 rounds are made.
-    Returns one list per call of seconds a call, one figure a round, five digits of it. Short calls are repeated within
-    a sample.
-    """
-    repeats = [_repeats(call) for call in calls]
-    rounds = [[] for _ in calls]
-    order = list(range(len(calls)))
-    stop = time.perf_counter() + seconds
-    while len(rounds[0]) < MIN_ROUNDS or (time.perf_counter() < stop and len(rounds[0]) < MAX_ROUNDS):
-        for index in order:
-            rounds[index].append(float(f"{_sample(calls[index], repeats[index]):.5g}"))
-        order.reverse()
-    return rounds
-
-
-def _sample(call, repeats):
+def wall(call, repeats):
+    """Seconds a call by the clock on the wall, of `repeats` calls."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
     return (time.perf_counter() - start) / repeats
 
 
-def _repeats(call):
+def interleave(calls, seconds, sample=wall, repeats=None, most=MAX_ROUNDS):
+    """Times every call in turn, round after round, in an order that reverses each round (AB, BA, ...).
+
+    calls: functions without arguments. seconds: how long to go on; at least 7 rounds are made, and at most `most`.
+    sample: (call, repeats) -> seconds a call. repeats: calls a sample, or None for as many as take about 2 ms.
+    Returns one list per call of seconds a call, one figure a round, five digits of it.
+    """
+    counts = [_repeats(call, sample) if repeats is None else repeats for call in calls]
+    rounds = [[] for _ in calls]
+    order = list(range(len(calls)))
+    stop = time.perf_counter() + seconds
+    while len(rounds[0]) < MIN_ROUNDS or (time.perf_counter() < stop and len(rounds[0]) < most):
+        for index in order:
+            rounds[index].append(float(f"{sample(calls[index], counts[index]):.5g}"))
+        order.reverse()
+    return rounds
+
+
+def _repeats(call, sample):
     """How many calls make a sample of about 2 ms; warms the call up on the way."""
     call()
-    return max(1, int(SAMPLE_SECONDS / max(_sample(call, 3), 1e-9)))
+    return max(1, int(SAMPLE_SECONDS / max(sample(call, 3), 1e-9)))
+
+
+@cache
+def _rank(count):
+    """Which of `count` sorted values, from either end, bound their median with 95% confidence; 1 where none do."""
+    tail, below = (1 - CONFIDENCE) / 2, 0
+    for rank in range(count + 1):
+        below += math.comb(count, rank)
+        if below / 2**count >= tail:
+            return max(1, rank)
 
 
 def median_interval(values):
@@ -45,13 +58,9 @@ def median_interval(values):
 
     Fewer than six values cannot carry such an interval: their extremes are given.
     """
-    from scipy.stats import quantile_test
-
-    values = np.asarray(values, float)
-    interval = quantile_test(values, q=np.median(values), p=0.5).confidence_interval(CONFIDENCE)
-    low = interval.low if np.isfinite(interval.low) else values.min()
-    high = interval.high if np.isfinite(interval.high) else values.max()
-    return float(np.median(values)), float(low), float(high)
+    values = np.sort(np.asarray(values, float))
+    rank = _rank(len(values))
+    return float(np.median(values)), float(values[rank - 1]), float(values[-rank])
 
 
 def ratio(ours, peer):

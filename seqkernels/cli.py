@@ -5,7 +5,23 @@ import importlib.util
 import sys
 from pathlib import Path
 
-EXTRAS = ("matplotlib", "jinja2", "rich", "scipy")
+EXTRAS = ("matplotlib", "jinja2", "rich")
+STUDIES = {
+    "cpu": ("training", "generation", "endurance", "race"),
+    "cuda": ("ceilings", "scan", "attention", "decode", "step", "curves", "names"),
+}
+
+
+def _listed():
+    return "; ".join(f"{device}: {', '.join(names)}" for device, names in STUDIES.items())
+
+
+def _studies(text):
+    names = text.split(",")
+    unknown = [name for name in names if not any(name in known for known in STUDIES.values())]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"knows {_listed()}; got {', '.join(unknown)}")
+    return names
 
 
 def _positive(kind):
@@ -31,17 +47,17 @@ def parser():
     bench.add_argument(
         "--text", metavar="FILE", help="text to learn (default: the sources of Python's standard library)"
     )
-    bench.add_argument("--out", metavar="DIR", default="report", help="where results and report go (default: report)")
-    bench.add_argument("--seconds", type=_positive(float), metavar="N", help="training time of each model")
+    bench.add_argument("--device", choices=STUDIES, default="cpu", help="what is measured (default: cpu)")
+    bench.add_argument(
+        "--out", metavar="DIR", help="where results and report go (default: report; cuda: bench/results)"
+    )
+    bench.add_argument("--seconds", type=_positive(float), metavar="N", help="training time a model; cuda: of the run")
     bench.add_argument("--threads", type=_positive(int), default=1, metavar="N", help="for ours and peers (default: 1)")
     bench.add_argument(
-        "--only",
-        action="append",
-        choices=("training", "generation", "endurance", "race"),
-        help="this study alone; may be repeated",
+        "--only", action="append", metavar="STUDY", type=_studies, help=f"these alone, a,b or repeated: {_listed()}"
     )
     report = commands.add_parser("report", help="write the report of recorded results again")
-    report.add_argument("folder", metavar="DIR", help="holds results.jsonl, as seqkernels bench --out DIR wrote it")
+    report.add_argument("folder", metavar="DIR", help="holds results.jsonl; or a file, of --device cuda")
     report.add_argument("--readme", metavar="FILE", help="put the results into the block that FILE keeps for them")
     check = commands.add_parser("check", help="compare exact counters with what is recorded")
     check.add_argument("action", nargs="?", choices=("record",), help="record what is measured as the expectation")
@@ -53,15 +69,31 @@ def _missing():
 
 
 def _bench(arguments):
+    arguments.only = [name for names in arguments.only or () for name in names]
+    foreign = [name for name in arguments.only if name not in STUDIES[arguments.device]]
+    if foreign:
+        print(f"seqkernels bench: --device {arguments.device} has no study {', '.join(foreign)}", file=sys.stderr)
+        return 2
+    if arguments.device == "cuda":
+        from .bench.cuda import main
+
+        return main.bench(arguments.only or None, arguments.out or "bench/results", arguments.seconds)
     from .bench import main
 
+    arguments.out = arguments.out or "report"
     return main.bench(arguments)
 
 
 def _report(arguments):
     from .bench import readme, report
 
+    if Path(arguments.folder).is_file() and not arguments.readme:
+        print("seqkernels report: a recording of a GPU goes into a README: --readme FILE", file=sys.stderr)
+        return 2
     try:
+        if Path(arguments.folder).is_file():
+            readme.fill_gpu(arguments.readme, arguments.folder)
+            return 0
         report.write(arguments.folder)
         if arguments.readme:
             readme.fill(arguments.readme, arguments.folder)
@@ -95,7 +127,7 @@ def _check(arguments):
 def main(argv=None):
     """Runs the command and returns its exit status: 0 well, 1 a check failed, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
-    missing = _missing()
+    missing = _missing() if getattr(arguments, "device", "cpu") == "cpu" else []
     if missing and arguments.command != "check":
         needed = f"needs {', '.join(missing)}: pip install 'seqkernels[bench]'"
         print(f"seqkernels {arguments.command} {needed}", file=sys.stderr)

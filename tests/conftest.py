@@ -1,4 +1,9 @@
-"""What every test runs under: fixed seeds, one torch thread, and fresh memory that holds NaN instead of luck."""
+"""What every test runs under: fixed seeds, one torch thread, and fresh memory that holds NaN instead of luck.
+
+The tests of the Triton kernels, test_triton_*.py, have the mark "gpu": on a machine with one they run compiled on it,
+elsewhere in Triton's interpreter. `pytest -m gpu` collects these files alone, and needs torch, triton, numba, numpy and
+pytest.
+"""
 
 import importlib.util
 import os
@@ -10,21 +15,48 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 # What not every machine has. A test that uses one of these says so in its name or id.
 OPTIONAL = ("avx512", "avx2", "neon", "inductor", "onnxruntime", "triton", "cuda")
 
-# Without a GPU, Triton's kernels run in its interpreter, on CPU tensors. It is asked for before Triton is imported.
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    # float32 is float32: the tolerances know nothing of TF32. cuBLAS is deterministic only with a fixed workspace.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
+    # Triton's kernels run in its interpreter, on CPU tensors. It is asked for before Triton is imported.
     os.environ["TRITON_INTERPRET"] = "1"
+    if importlib.util.find_spec("triton") is not None:
+        from quick_interpreter import quicken
+
+        quicken()
 
 # Graphs that Inductor kept on disk may hold an operator of ours as it was in another version.
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
 
-settings.register_profile("default", derandomize=True, deadline=None, database=None)
-settings.register_profile("search", deadline=None)  # new examples at every run: --hypothesis-profile=search
-settings.load_profile("default")
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    settings.register_profile("default", derandomize=True, deadline=None, database=None)
+    settings.register_profile("search", deadline=None)  # new examples at every run: --hypothesis-profile=search
+    settings.load_profile("default")
+
+
+def _on_a_gpu(path):
+    return path.match("test_triton_*.py") and path.name != "test_triton_compile.py"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With -m gpu the other files are not even imported: what they need may not be there."""
+    if config.option.markexpr == "gpu" and collection_path.match("test_*.py") and not _on_a_gpu(collection_path):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if _on_a_gpu(item.path):
+            item.add_marker("gpu")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """A recurrent layer whose rows end early or start again: its problem for the tests of the scans on a GPU."""
 
 import torch
+from device import there
 from scan_problem import Problem
 
 from seqkernels import reference
@@ -26,7 +27,7 @@ class RaggedProblem(Problem):
         self.ragged = Ragged(None if lengths is None else torch.tensor(lengths), marks, *self.reset_state)
 
     def ours(self, *enters, **options):
-        return super().ours(*enters, driver=scan_gpu, ragged=self.ragged, **options)
+        return super().ours(*enters, driver=scan_gpu, ragged=Ragged(*there(*self.ragged)), **options)
 
     def run(self, x, h, c, rest):
         weights, state = rest[: len(self.weights)], rest[len(self.weights) :]

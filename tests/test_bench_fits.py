@@ -75,6 +75,15 @@ def test_few_values_give_their_extremes():
     assert timing.median_interval([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    "count, rank", [(6, 1), (9, 2), (10, 2), (15, 4), (20, 6), (25, 8), (30, 10), (40, 14), (50, 18)]
+)
+def test_median_interval_is_that_of_the_sign_test(count, rank):
+    """Ranks from the tables of the sign test, two-sided at 5%."""
+    values = np.random.default_rng(1).permutation(count)
+    assert timing.median_interval(values)[1:] == (rank - 1, count - rank)
+
+
 def test_ratio_pairs_rounds():
     ours = np.array([1.0, 2.0, 4.0, 8.0, 1.0, 2.0, 4.0])
     assert timing.ratio(ours, 3 * ours) == pytest.approx((3, 3, 3))

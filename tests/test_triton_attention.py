@@ -7,8 +7,9 @@ import pytest
 import torch
 from agreement import error
 from attention_cases import inputs
+from device import INTERPRETED, back, there
 from seqkernels.kernels.gpu.attention_configs import Config, config_for
-from triton_attention_cases import DEVICE, DTYPES, assert_right, by_torch, exact
+from triton_attention_cases import DTYPES, assert_right, by_torch, exact
 
 from seqkernels import reference as oracle
 from seqkernels.ops import attention_gpu
@@ -18,13 +19,11 @@ WIDE, TALL = Config(queries=16, keys=64, warps=4, stages=1), Config(queries=64, 
 
 
 def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, p=0.0, seed=None, config=SMALL):
-    q, k, v, dout = (x.to(DEVICE) for x in (q, k, v, dout))
-    mask = None if mask is None else mask.to(DEVICE)
-    seed = None if seed is None else seed.to(DEVICE)
+    q, k, v, dout, mask, seed = there(q, k, v, dout, mask, seed)
     given = causal, scale, p, seed
     out, lse = attention_gpu.forward(q, k, v, mask, *given, config)
     gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, *given, config, config)
-    return [x.cpu() for x in (out, lse, *gradients)]
+    return list(back(out, lse, *gradients))
 
 
 def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None):
@@ -45,6 +44,14 @@ def test_lengths(T, S, causal, dtype):
 @pytest.mark.parametrize("D, E", ((1, 1), (8, 33), (33, 8), (64, 64), (80, 80), (128, 64), (1, 128)))
 def test_sizes(D, E, dtype):
     check(*inputs(1, 1, 33, 40, D, E, dtype=dtype), causal=True)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the sizes take hours in the interpreter: for GPUs")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", (False, True))
+@pytest.mark.parametrize("D", (64, 80, 128, 256))
+def test_full_size(D, causal, dtype):
+    check(*inputs(1, 2, 1000, 1000, D, dtype=dtype), causal=causal, config=None)
 
 
 @pytest.mark.parametrize("config, heads", ((WIDE, 1), (TALL, 2), (None, 4), (SMALL, 2)))

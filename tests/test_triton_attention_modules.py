@@ -4,13 +4,13 @@ import pytest
 import torch
 from agreement import assert_agree
 from attention_cases import inputs
+from device import DEVICE
 from torch.library import opcheck
 from torch.nn import functional as F
 
 from seqkernels import _backends, functional, nn
 from seqkernels.ops import attention_gpu
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 sdpa = functional.scaled_dot_product_attention
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from agreement import assert_agree
+from device import DEVICE, INTERPRETED
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
@@ -15,7 +16,6 @@ import seqkernels
 from seqkernels import _backends, nn
 from seqkernels.ops import attention_gpu, scan_gpu
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONS = {
     "plain": {},
     "deep both ways": {"num_layers": 2, "bidirectional": True, "batch_first": True},
@@ -111,7 +111,7 @@ def test_a_gpu_that_is_too_old_gets_torchs_path_and_the_reason(monkeypatch):
     _backends.too_old.cache_clear()
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="with a GPU kernels are not interpreted")
+@pytest.mark.skipif(not INTERPRETED, reason="with a GPU kernels are not interpreted")
 def test_bfloat16_is_left_to_torch_in_the_interpreter():
     lstm, x = nn.LSTM(I, H, dtype=torch.bfloat16), torch.randn(T, B, I, dtype=torch.bfloat16)
     assert "interpreter gets wrong" in lstm.fallback_reason(x)
@@ -126,7 +126,8 @@ def run(code, implementation):
 
 def test_the_environment_chooses_triton():
     code = (
-        "import sys, torch; from seqkernels import nn; print(nn.LSTM(3, 4)(torch.ones(2, 1, 3))[0].shape);"
+        f"import sys, torch; from seqkernels import nn; place = {{'device': '{DEVICE}'}};"
+        "print(nn.LSTM(3, 4, **place)(torch.ones(2, 1, 3, **place))[0].shape);"
         "print('seqkernels.ops.scan_gpu' in sys.modules, 'numba' in sys.modules)"
     )
     assert run(code, "triton").stdout.split("\n")[:2] == ["torch.Size([2, 1, 4])", "True False"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from device import DEVICE
 from seqkernels.kernels.gpu import primitives
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COUNT = 4096
 
 

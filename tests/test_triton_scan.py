@@ -6,6 +6,7 @@ import pytest
 import torch
 from agreement import assert_agree
 from bfloat16_interpreter import repair
+from device import INTERPRETED, back, there
 from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes
@@ -13,7 +14,7 @@ from seqkernels.kernels.gpu import regimes
 import seqkernels
 from seqkernels.ops import scan_gpu
 
-if not torch.cuda.is_available():
+if INTERPRETED:
     repair()
 
 # T, B, I, H, directions, batch_first, bias; H over several blocks of units where the regime has them
@@ -23,9 +24,10 @@ SHAPES = {
     "rows": (3, 35, 9, 17, 2, False, False),
 }
 # One after another, as the interpreter runs programs, only one block of units may wait.
+GRID_UNITS = 64 if INTERPRETED else 16
 PLANS = {
     "whole": lambda B: regimes.Plan("whole", 64, 16 if B > 1 else 1, 64, 4),
-    "grid": lambda B: regimes.Plan("grid", 64, 16 if B > 1 else 1, 64, 4),
+    "grid": lambda B: regimes.Plan("grid", GRID_UNITS, 16 if B > 1 else 1, 64, 4),
     "stepwise": lambda B: regimes.Plan("stepwise", 16, 16 if B > 1 else 1, 32, 4),
 }
 cells = pytest.mark.parametrize("cell", CELLS)
@@ -53,6 +55,17 @@ def test_agrees_with_torch_in_half_precision(cell, plan, dtype):
     assert_agree(*runs)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="the sizes take hours in the interpreter: for GPUs")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("H, B", [(64, 16), (256, 1), (768, 16), (768, 64), (1536, 16)])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_agrees_at_full_size(cell, H, B, dtype):
+    """In the regime that is chosen for it, over many programs that wait for each other."""
+    problem = Problem(cell, (20, B, 64, H, 1, False, True), dtype)
+    ours = problem.ours(driver=scan_gpu)
+    assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(dtype))
+
+
 @cells
 @pytest.mark.parametrize("scale", [1e-3, 30.0], ids=["small", "saturated"])
 def test_agrees_on_small_and_saturated_inputs(cell, scale):
@@ -75,9 +88,10 @@ def test_gradients_that_enter_by_one_output(cell, dy, dstates):
 def test_nan_and_infinity_flow_through_as_in_torch(cell, value):
     problem = Problem(cell, (4, 2, 3, 5, 1, False, True), torch.float32)
     problem.x[1, 0, 1] = value
-    ours = scan_gpu.forward(cell, problem.x, problem.h, problem.c, problem.weights, False, False)[0]
-    theirs = problem.run(problem.x, problem.h, problem.c, problem.weights)[0]
-    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    arguments = problem.x, problem.h, problem.c, problem.weights
+    ours = scan_gpu.forward(cell, *there(*arguments), False, False)[0]
+    theirs = problem.run(*arguments)[0]
+    torch.testing.assert_close(*back(ours), theirs, equal_nan=True)
 
 
 H200 = regimes.Device(processors=132, shared=232_448, cooperative=True)

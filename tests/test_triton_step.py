@@ -6,14 +6,14 @@ import pytest
 import torch
 from agreement import assert_agree
 from bfloat16_interpreter import repair
+from device import DEVICE, INTERPRETED
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import step_plan
 
 from seqkernels import reference
 from seqkernels.ops import scan_gpu, step_gpu
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
+if INTERPRETED:
     repair()
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -6,11 +6,11 @@ import torch
 from agreement import error
 from attention_cases import added, reference
 from bfloat16_interpreter import repair
+from device import INTERPRETED
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
+if INTERPRETED:
     repair()
 
 
