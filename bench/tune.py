@@ -5,6 +5,8 @@ is work for every processor. What is tried is bounded by the number of candidate
 """
 
 import itertools
+import json
+import sys
 import time
 from dataclasses import asdict
 
@@ -82,6 +84,21 @@ def tune(measure, seconds, device="cuda", keys=KEYS, clock=time.monotonic, **siz
             "present_ms": times.get(present), "best_ms": times.get(best), "tried": len(times),
             "failed": sorted(set(failed.values())),
         }  # fmt: skip
+
+
+def run(seconds):
+    """Prints a record a line as they come, then the table's entries; returns the exit status."""
+    if not torch.cuda.is_available():
+        print("seqkernels tune: needs a CUDA device, and torch sees none", file=sys.stderr)
+        return 2
+    from triton.testing import do_bench
+
+    records = []
+    for record in tune(lambda call: do_bench(call, warmup=10, rep=50, return_mode="median"), seconds):
+        records.append(record)
+        print(json.dumps(record), flush=True)
+    print("\n".join(entries(records)))
+    return 0
 
 
 def entries(records):

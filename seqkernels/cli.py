@@ -1,4 +1,5 @@
-"""The `seqkernels` command: `bench` measures and reports, `report` reports again, `check` compares exact counters."""
+"""The `seqkernels` command: `bench` measures and reports, `report` reports again, `check` compares exact counters,
+`tune` searches for blocks."""
 
 import argparse
 import importlib.util
@@ -61,6 +62,8 @@ def parser():
     report.add_argument("--readme", metavar="FILE", help="put the results into the block that FILE keeps for them")
     check = commands.add_parser("check", help="compare exact counters with what is recorded")
     check.add_argument("action", nargs="?", choices=("record",), help="record what is measured as the expectation")
+    tune = commands.add_parser("tune", help="search for attention's blocks on the GPU at hand")
+    tune.add_argument("--seconds", type=_positive(float), default=400.0, metavar="N", help="in all (default: 400)")
     return top
 
 
@@ -124,15 +127,21 @@ def _check(arguments):
     return 1 if problems else 0
 
 
+def _tune(arguments):
+    from .bench import tune
+
+    return tune.run(arguments.seconds)
+
+
 def main(argv=None):
     """Runs the command and returns its exit status: 0 well, 1 a check failed, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
     missing = _missing() if getattr(arguments, "device", "cpu") == "cpu" else []
-    if missing and arguments.command != "check":
+    if missing and arguments.command not in ("check", "tune"):
         needed = f"needs {', '.join(missing)}: pip install 'seqkernels[bench]'"
         print(f"seqkernels {arguments.command} {needed}", file=sys.stderr)
         return 2
-    return {"bench": _bench, "report": _report, "check": _check}[arguments.command](arguments)
+    return {"bench": _bench, "report": _report, "check": _check, "tune": _tune}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def _direction(cell, x, h, c, weights, reverse, lengths, reset, reset_state):
             y = torch.where(live, y, torch.zeros_like(y))
             h = torch.where(live, states[0], h)
             c = None if c is None else torch.where(live, states[1], c)
+            saved = [torch.where(live, s, torch.zeros_like(s)) for s in saved]
         ys[t], cs[t], saves[t] = y, c, saved
     return ys, cs, saves, h, c
 
@@ -117,13 +118,18 @@ def scan(
     reset (T, B) bool, (B, T) with batch_first: where it is true, the row's state is replaced *before* that step: by
     zero, or by reset_state = (h, c), each (D, B, H) (c None where the cell has no c). It is not h_0 that comes back,
     which is often the state carried over from an earlier piece of the sequence. The reverse direction resets before
-    the same steps, in its own order.
+    the same steps, in its own order. A row that has ended, or not begun, is not reset.
 
-    Returns ScanOutput(y, h_n, c_n, c, gates); c and gates are filled when return_states is true.
+    Returns ScanOutput(y, h_n, c_n, c, gates); c and gates are filled when return_states is true;
+    past a row's end c is its last one, and the gates are zero.
     """
     if batch_first:
         x = x.transpose(0, 1)
         reset = None if reset is None else reset.transpose(0, 1)
+    if lengths is not None:  # or NaN past an end would be in the weights' gradients, as 0 * NaN
+        past = torch.arange(x.shape[0], device=x.device)[:, None] >= lengths
+        x = x.masked_fill(past.unsqueeze(-1), 0)
+        reset = None if reset is None else reset & ~past
     per = len(weights) // h_0.shape[0]
     outs = []
     for d in range(h_0.shape[0]):

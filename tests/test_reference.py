@@ -1,5 +1,7 @@
 """The oracle itself: pinned to torch.nn in float64, and its lengths= and reset= to what they mean, row by row."""
 
+import math
+
 import pytest
 import torch
 from seqkernels.kernels.cells import CELLS
@@ -77,6 +79,22 @@ def test_lengths_are_each_row_by_itself(cell, D):
         torch.testing.assert_close(out.h_n[:, row], alone.h_n)
         if c is not None:
             torch.testing.assert_close(out.c_n[:, row], alone.c_n)
+
+
+def test_what_is_past_a_rows_end_counts_for_nothing():
+    x, h, c, weights = layer("lstm", 2)
+    lengths, reset = torch.tensor([T, 0, 2]), torch.zeros(T, 3, dtype=torch.bool)
+    runs = []
+    for idle in (False, True):
+        x = x.clone()
+        if idle:
+            reset[0, 1] = reset[2:, 2] = True
+            x[0, 1], x[3, 2] = math.nan, math.inf
+        leaves = [t.detach().requires_grad_() for t in (h, c, *weights)]
+        out = reference.scan("lstm", x, *leaves[:2], leaves[2:], lengths=lengths, reset=reset)[:3]
+        runs.append((*out, *torch.autograd.grad(sum(o.sum() for o in out), leaves)))
+    for plain, other in zip(*runs, strict=True):
+        torch.testing.assert_close(other, plain)
 
 
 def test_lengths_agree_with_packed_sequences():

@@ -7,6 +7,7 @@ import torch
 from seqkernels.bench import tune
 from seqkernels.kernels.gpu.attention_configs import Config
 
+from seqkernels import cli
 from seqkernels.ops import attention_gpu
 
 SMALL = {"B": 1, "N": 1, "T": 40}
@@ -69,3 +70,9 @@ def test_entries_are_the_tables():
     record = {"operation": "keys", "D": 64, "dtype": "bfloat16", "best": vars(Config(32, 64, 8, 2))}
     (line,) = tune.entries([record])
     assert eval(f"{{{line}}}") == {("keys", True): {64: Config(32, 64, 8, 2)}}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA it would search")
+def test_the_command_needs_a_gpu(capsys):
+    assert cli.main(["tune"]) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err

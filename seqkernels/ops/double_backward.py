@@ -3,7 +3,6 @@
 import torch
 
 from .. import reference
-from .ragged import hidden
 
 
 def save(ctx, inputs, output):
@@ -24,7 +23,7 @@ def run(ctx, ddx, ddh_0, ddc_0, ddweights, *ddreset):
     with torch.enable_grad():
         seeds, primals = _differentiable(dy, dh_n, dc_n), _differentiable(*primals)
         x, h_0, c_0, reset_h, reset_c, *weights = primals
-        x, reset_state = hidden(x, lengths, ctx.batch_first), None if reset_h is None else (reset_h, reset_c)
+        reset_state = None if reset_h is None else (reset_h, reset_c)
         given = (x, h_0, c_0, weights, ctx.batch_first, lengths, reset, reset_state)
         outputs = reference.scan(ctx.cell, *given)[:3]
         pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]

@@ -14,6 +14,13 @@ class Ragged(NamedTuple):
     reset_h: Tensor | None = None  # (D, B, H)
     reset_c: Tensor | None = None  # (D, B, H)
 
+    def without_idle_resets(self, batch_first):
+        """The same, but that no row that has ended starts again."""
+        if self.lengths is None or self.reset is None:
+            return self
+        ended = past(self.lengths, self.reset.shape[1 if batch_first else 0])
+        return self._replace(reset=self.reset & ~(ended.mT if batch_first else ended))
+
     def for_kernels(self, time):
         """The kernels' arguments, time being dimension `time` of reset."""
         lengths, reset, *states = (None if t is None else t.contiguous() for t in self)
@@ -29,6 +36,10 @@ def hidden(x, lengths, batch_first):
     where lengths is None."""
     if lengths is None:
         return x
-    steps = torch.arange(x.shape[1 if batch_first else 0], device=x.device)
-    past = steps >= lengths[:, None] if batch_first else steps[:, None] >= lengths
-    return x.masked_fill(past.unsqueeze(-1), 0)
+    ended = past(lengths, x.shape[1 if batch_first else 0])
+    return x.masked_fill((ended.mT if batch_first else ended).unsqueeze(-1), 0)
+
+
+def past(lengths, T):
+    """Which rows have ended at which step: (T, B) bool."""
+    return torch.arange(T, device=lengths.device)[:, None] >= lengths

@@ -10,6 +10,7 @@ import torch
 from .. import _check
 from ..kernels.cells import CELLS
 from . import double_backward
+from .ragged import past
 from .scan_kernels import backward_fake, backward_kernel, forward, forward_fake, forward_kernel, trusted_backward
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
@@ -44,7 +45,10 @@ def with_states(cell, x, h_0, c_0, weights, batch_first, *ragged):
     y, h_n, c_n, states, gates = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True, *ragged)
     c_n, c = (None, None) if c_0 is None else (c_n, states[1])
     (D, T, B, H), saved = states.shape[1:], CELLS[cell].saved
-    return y, h_n, c_n, c, gates.view(D, T, saved, B, H) if saved else None
+    gates = gates.view(D, T, saved, B, H) if saved else None
+    if saved and ragged and ragged[0] is not None:
+        gates = gates.masked_fill(past(ragged[0], T)[:, None, :, None], 0)
+    return y, h_n, c_n, c, gates
 
 
 def needs_gradient(*tensors):

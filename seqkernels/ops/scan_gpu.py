@@ -32,7 +32,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_R
     plan: the `regimes.Plan` to run with, or None for the one that suits the sizes and the device. ragged: which rows
     end early or start again. Past a row's end, `states` has its last states.
     """
-    D, B, H = h0.shape
+    (D, B, H), ragged = h0.shape, ragged.without_idle_resets(batch_first)
     kind, time = CELLS[cell], 1 if batch_first else 0
     T, groups = x.shape[time], per_direction(cell, weights)
     if T == D == 1 and not save and plan is None:
@@ -65,7 +65,7 @@ def backward(
 
     plan, ragged: as for `forward`. With reset_h its gradient follows, with reset_c also that.
     """
-    D, B, H = h0.shape
+    (D, B, H), ragged = h0.shape, ragged.without_idle_resets(batch_first)
     kind, time = CELLS[cell], 1 if batch_first else 0
     T, G, groups = x.shape[time], kind.gates, per_direction(cell, weights)
     if dy is not None and dy.stride(2) != 1:
