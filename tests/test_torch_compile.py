@@ -167,7 +167,7 @@ def test_either_import_first(first):
 
 def test_what_kernels_do_not_serve_still_compiles():
     """Autocast goes to torch's implementation, which Dynamo traces for these modules."""
-    module = Model(nn.LSTM(I, H))
+    module = Model(nn.GRU(I, H))
     x = torch.randn(3, 2, I)
     compiled = torch.compile(module, backend="aot_eager")
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

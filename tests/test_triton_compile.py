@@ -1,12 +1,7 @@
 """The Triton kernels as the compiler leaves them, for GPUs that need not be there (tests/compile_only.py)."""
 
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from seqkernels.kernels.cells import CELLS
@@ -34,14 +29,9 @@ SPILLS = {
 
 
 @pytest.fixture(scope="module")
-def reports():
+def reports(compilations):
     """By name."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    program = Path(__file__).with_name("compile_only.py")
-    options = {"capture_output": True, "text": True, "timeout": 600}
-    done = subprocess.run([sys.executable, program], check=False, env=environment, **options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {report["name"]: report for report in map(json.loads, done.stdout.splitlines())}
+    return compilations.reports()
 
 
 def test_every_kernel_and_regime_is_compiled(reports):

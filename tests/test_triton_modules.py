@@ -82,6 +82,11 @@ def test_a_stream_gives_what_the_module_gives(kind, launches):
     assert launches == ["forward"], "a step of the stream is not a scan"
 
 
+def test_a_plain_training_call_is_one_node_past_the_operators_rule_for_lists():
+    module, x = nn.GRU(I, H).to(DEVICE), torch.randn(T, B, I, device=DEVICE)
+    assert "_Recorded" in module(x)[0].grad_fn.name()
+
+
 def test_opcheck():
     def make(*shape):
         return torch.randn(shape, device=DEVICE).requires_grad_()

@@ -31,11 +31,11 @@ _LIB.define(
 def through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged):
     """(y, h_n, c_n) by the operator, which compilers, tracers and modes see.
 
-    A plain call that records a gradient is `recorded`; ragged ones, which run on a GPU, are not plain.
+    A plain call that records a gradient is `recorded`; ragged ones are not plain.
     """
     tensors = [t for t in (x, h_0, c_0, *weights, *ragged) if t is not None]
-    save = needs_gradient(*tensors)
-    if save and _check.plain_thread() and _check.plain(x.dtype, *tensors):
+    save, kind = needs_gradient(*tensors), "CUDA" if x.is_cuda else "CPU"
+    if save and not ragged and _check.bare_thread() and _check.plain(x.dtype, *tensors, kind=kind):
         return recorded(cell, x, h_0, c_0, weights, batch_first)
     return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save, *ragged)[:3]
 
