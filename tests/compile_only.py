@@ -182,7 +182,8 @@ def main():
     triton.knobs.compilation.always_compile = True  # a kernel from the cache comes without the assembler's log
     triton.knobs.nvidia.dump_ptxas_log = True
     kernels = (scan_forward, scan_backward)
-    for kernel, cell, H, target in itertools.product(kernels, ("lstm", "gru", "rnn_tanh"), SIZES, TARGETS):
+    cells = [(cell, target) for cell in ("lstm", "gru") for target in TARGETS] + [("rnn_tanh", "sm_90")]
+    for kernel, (cell, target), H in itertools.product(kernels, cells, SIZES):
         print(json.dumps(scan(kernel, cell, H, "bf16", target)), flush=True)
         if target == "sm_90":
             print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)

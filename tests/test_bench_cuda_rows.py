@@ -21,7 +21,9 @@ FILE = "a-test-on-a-cpu.jsonl"
 
 
 @pytest.fixture
-def precision():
+def precision(monkeypatch):
+    """torch.testing, which other tests import, forbids such assignments without it."""
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     yield contest.set_precision
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's own choice
 
