@@ -23,7 +23,8 @@ FILE = "a-test-on-a-cpu.jsonl"
 @pytest.fixture
 def precision(monkeypatch):
     """torch.testing, which other tests import, forbids such assignments without it."""
-    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+    settings = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(settings, "__allow_nonbracketed_mutation_flag", True)
     yield contest.set_precision
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's own choice
 
