@@ -4,6 +4,7 @@ from functools import cache, wraps
 
 import torch
 
+from ..kernels.gpu.regimes import Device
 from ..precision import float32_precision, products
 from .rows import dense_rows
 
@@ -47,6 +48,18 @@ def capability(device):
 
 
 @cache
+def described(device):
+    """What plans depend on. In the interpreter, which runs one program after another, a device with one processor."""
+    if device.type != "cuda":
+        return Device(processors=1, shared=232_448, cooperative=False)
+    properties = torch.cuda.get_device_properties(device)
+    return Device(
+        processors=properties.multi_processor_count,
+        shared=properties.shared_memory_per_block_optin,
+        cooperative=torch.version.hip is None,
+    )
+
+
 def processors(device):
-    """How many programs run at once, at least; in the interpreter, one after another."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    """How many programs run at once, at least."""
+    return described(device).processors

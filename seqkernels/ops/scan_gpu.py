@@ -4,18 +4,16 @@ float32, float16 and bfloat16; sums and c are float32. On CPU tensors the kernel
 TRITON_INTERPRET was set before Triton was imported.
 """
 
-from functools import cache
-
 import torch
 
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu.primitives import on_blocks
-from seqkernels.kernels.gpu.regimes import Device, plan_for
+from seqkernels.kernels.gpu.regimes import plan_for
 from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
 
 from . import step_gpu
-from .launch_gpu import in_recurrent_precision, recurrent_precision
+from .launch_gpu import described, in_recurrent_precision, recurrent_precision
 from .packed import per_direction
 from .ragged import NOT_RAGGED, hidden
 
@@ -146,7 +144,7 @@ def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
     (D, B, H), kind = h0.shape, CELLS[cell]
     precision = recurrent_precision()
     if plan is None:
-        plan = plan_for(cell, H, B, D, x.element_size(), _device(x.device), precision != "tf32")
+        plan = plan_for(cell, H, B, D, x.element_size(), described(x.device), precision != "tf32")
     groups, row_groups = plan.blocks(H, B)
     counters = torch.zeros(D * row_groups * plan.chunks(H), dtype=torch.int32, device=x.device)
     options = {"launch_cooperative_grid": True} if plan.regime == "grid" else {}
@@ -159,15 +157,3 @@ def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
                 REGIME=plan.regime, UNITS=plan.units, ROWS=plan.rows, CHUNK=plan.chunk, CHUNKS=plan.chunks(H),
                 PRECISION=precision, num_warps=plan.warps, **constants, **options,
             )  # fmt: skip
-
-
-@cache
-def _device(device):
-    if device.type != "cuda":
-        return Device(processors=1, shared=232_448, cooperative=False)  # the interpreter: one program after another
-    properties = torch.cuda.get_device_properties(device)
-    return Device(
-        processors=properties.multi_processor_count,
-        shared=properties.shared_memory_per_block_optin,
-        cooperative=torch.version.hip is None,
-    )
