@@ -1,9 +1,9 @@
 """The Triton kernels compiled for GPUs that are not there: what the compiler says of each.
 
 `python compile_only.py` prints one line of JSON a compilation: spilled bytes, shared memory in bytes, tensor-core
-instructions, releases that other threads' stores may come after, loads of h that were made ahead of a wait, bytes that
-a program's instructions copy to shared memory by 16, loads of 16 bytes by a thread, and the counts that it is compiled
-anew for. It needs neither a GPU nor a driver, and must run without TRITON_INTERPRET.
+instructions, releases that other threads' stores may come after, loads past the registers, and those of them that are
+not after a wait; bytes that a program's instructions copy to shared memory by 16, loads of 16 bytes by a thread, and the
+counts that it is compiled anew for. It needs neither a GPU nor a driver, and must run without TRITON_INTERPRET.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def scan(kernel, cell, H, dtype, target, ragged=False, precision="tf32"):
     constants |= {argument: None for argument in absent if argument in kernel.arg_names}
     options = ("ragged",) * ragged + (precision,) * (precision != "tf32")
     name = "-".join((kernel.__name__, cell, dtype, plan.regime, *options, target))
-    return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps})
+    return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps, "num_stages": plan.stages})
 
 
 def single_step(cell, rows, dtype, target):
@@ -152,7 +152,7 @@ def _read(made, log):
         text = made.asm["amdgcn"]
         # Scalar registers are spilled to lanes of vector registers, not to memory.
         spills = sum(map(int, re.findall(r"\.vgpr_spill_count:\s+(\d+)", text)))
-        absent = dict.fromkeys(("unordered", "ahead", "copied", "wide"), 0)
+        absent = dict.fromkeys(("unordered", "copies", "ahead", "copied", "wide"), 0)
         return {"spilled": 4 * spills, "products": len(re.findall("v_mfma", text)), **absent}
     ptx = made.asm["ptx"]
     return {
@@ -160,9 +160,20 @@ def _read(made, log):
         "products": len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", ptx)),
         "unordered": unordered(ptx),
         "copied": 16 * 32 * made.metadata.num_warps * len(re.findall(r"cp\.async\.cg\S* \[.*?\], \[.*?\], 0x10,", ptx)),
-        "ahead": len(re.findall("async_copy_global_to_local|async_tma_copy_global_to_local", made.asm["ttgir"])),
+        **_copies(made.asm["ttgir"]),
         "wide": len(re.findall(r"ld\.global\.v4\.b32", ptx)),
     }
+
+
+def _copies(ttgir):
+    """Asynchronous copies to shared memory, and those before which the last synchronisation is not a wait."""
+    count, ahead, waited = 0, 0, False
+    for found in re.finditer(r"async(?:_tma)?_copy_global_to_local|atomic_rmw \w+, (\w+)", ttgir):
+        if found[1]:
+            waited = found[1] == "acquire"
+        else:
+            count, ahead = count + 1, ahead + (not waited)
+    return {"copies": count, "ahead": ahead}
 
 
 def unordered(ptx):

@@ -118,16 +118,28 @@ def test_a_slot_that_is_used_again_too_early_is_caught_under_every_schedule():
 H = 40
 
 
-def plan(B):
-    return regimes.Plan("grid", units=16, rows=16 if B > 1 else 1, chunk=32, warps=4)
+def plan(B, regime):
+    return regimes.Plan(regime, units=16, rows=16 if B > 1 else 1, chunk=32, warps=4)
 
 
+waiting = pytest.mark.parametrize("regime", ["grid", "streamed"])
+
+
+@waiting
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("B, seed, policy", [(3, *s) for s in SCHEDULES[:3]] + [(1, *s) for s in SCHEDULES[3:6]])
-def test_scans_whose_programs_wait_agree_with_torch(cell, B, seed, policy):
+@pytest.mark.parametrize("B, schedules", [(3, SCHEDULES[:3]), (1, SCHEDULES[3:6])])
+def test_scans_whose_programs_wait_agree_with_torch(cell, B, schedules, regime):
     problem = Problem(cell, (3, B, 5, H, 2, True, True), torch.float32)
-    with cooperative(seed, policy):
-        ours = problem.ours(driver=scan_gpu, plan=plan(B))
+    for seed, policy in schedules if regime == "grid" else schedules[:1]:
+        with cooperative(seed, policy):
+            ours = problem.ours(driver=scan_gpu, plan=plan(B, regime))
+        assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
+
+
+def test_rows_in_blocks_wait_for_their_own():
+    problem = Problem("rnn_tanh", (3, 20, 5, H, 1, False, False), torch.float32)
+    with cooperative():
+        ours = problem.ours(driver=scan_gpu, plan=plan(20, "streamed"))
     assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
 
 
@@ -176,14 +188,15 @@ SCAN_FAULTS = {
 }
 
 
+@waiting
 @pytest.mark.parametrize("fault", SCAN_FAULTS)
 @pytest.mark.parametrize("module", [scan_forward, scan_backward], ids=["forward", "backward"])
-def test_a_fault_in_the_scans_is_caught_under_every_schedule(monkeypatch, module, fault):
-    problem = Problem("rnn_tanh", (4, 1, 5, H, 1, True, True), torch.float32)
+def test_a_fault_in_the_scans_is_caught_under_every_schedule(monkeypatch, module, fault, regime):
+    problem = Problem("rnn_tanh", (3, 1, 5, H, 1, True, True), torch.float32)
 
     def forward():
         arguments = ("rnn_tanh", problem.x, problem.h, None, problem.weights, True, True)
-        y, h_n, _, states, gates = scan_gpu.forward(*arguments, plan=plan(1))
+        y, h_n, _, states, gates = scan_gpu.forward(*arguments, plan=plan(1, regime))
         return y, h_n, states, gates
 
     with cooperative():
@@ -192,7 +205,7 @@ def test_a_fault_in_the_scans_is_caught_under_every_schedule(monkeypatch, module
     def backward():
         saved = (problem.x, problem.h, None, problem.weights, *kept, True)
         upstream = (problem.dy, problem.dh, None)
-        dx, dh, _, dweights = scan_gpu.backward("rnn_tanh", *upstream, *saved, True, True, plan=plan(1))
+        dx, dh, _, dweights = scan_gpu.backward("rnn_tanh", *upstream, *saved, True, True, plan=plan(1, regime))
         return dx, dh, *dweights
 
     run = forward if module is scan_forward else backward

@@ -19,13 +19,20 @@ class Device:
 
 @dataclass(frozen=True)
 class Plan:
-    """The regime of a scan and its blocks: `units` by `rows` a program, `chunk` terms of a product at a time."""
+    """The regime of a scan and its blocks: `units` by `rows` a program, `chunk` terms of a product at a time, of which
+    `stages` are on their way at once where weights are read at every step."""
 
     regime: str
     units: int
     rows: int
     chunk: int
     warps: int
+    stages: int = 3
+
+    @property
+    def waits(self):
+        """Whether its programs wait for each other: they must all be resident."""
+        return self.regime in ("grid", "streamed")
 
     def chunks(self, H):
         """Chunks of H terms."""
@@ -47,32 +54,39 @@ def plan_for(cell, H, B, D, itemsize, device, exact=False):
     gates = CELLS[cell].gates
     whole = max(TILE, _power(H))
     if exact and itemsize == 4 and B > 1:
-        return _exact(gates, whole)
+        # Blocks of operands that are not cut to tf32 do not fit the registers: a program has one row, whose products
+        # are sums, or reads the weights at every step, a few terms at a time.
+        if gates * whole * whole <= 4 * 64 * 64:
+            return Plan("whole", whole, 1, whole, 8)
+        return _unkept(gates, H, B, D, itemsize, device, 32, (16,))
     room = device.shared * 3 // 4  # the rest holds h and what the compiler needs
     if gates * whole * whole * itemsize <= room:
         return Plan("whole", whole, TILE if B > 1 else 1, whole, 4 if whole <= 64 else 8)
     chunk = min(256, whole)
     if device.cooperative and gates * TILE * (-(-H // chunk) * chunk) * itemsize <= room:
-        groups = -(-H // TILE) * D
-        rows = _rows(B, device.processors // groups)
+        rows = _rows(B, device.processors // (-(-H // TILE) * D))
         if rows:
             return Plan("grid", TILE, rows, chunk, 4 if itemsize == 2 else 8)
-    return Plan("stepwise", TILE, min(64, max(TILE, _power(B))), 64, 4)
+    return _unkept(gates, H, B, D, itemsize, device, 64)
 
 
-def _exact(gates, whole):
-    """Where float32 is not cut to tf32, blocks of operands do not fit the registers: a program has one row, whose
-    products are sums, or reads the weights at every step, a few terms at a time."""
-    if gates * whole * whole <= 4 * 64 * 64:
-        return Plan("whole", whole, 1, whole, 8)
-    return Plan("stepwise", TILE, TILE, 32, 4)
+def _unkept(gates, H, B, D, itemsize, device, chunk, choices=(16, 32, 64)):
+    """Weights that are read at every step, `chunk` terms at a time: by programs that stay, or by those of a launch a
+    step. choices: of rows a program."""
+    for units in (16, 32) if device.cooperative else ():
+        rows = _rows(B, device.processors // (-(-H // units) * D), choices)
+        if rows:
+            stage = gates * (units + rows) * chunk * itemsize  # bytes, in the backward
+            stages = max(2, min(6, device.shared * 3 // 4 // stage))
+            return Plan("streamed", units, rows, chunk, 4 if units * rows < 512 else 8, stages)
+    return Plan("stepwise", TILE, min(choices[-1], max(TILE, _power(B))), chunk, 4)
 
 
-def _rows(B, row_groups):
-    """Rows a program, so that `row_groups` programs cover the batch; 0 where no block does."""
+def _rows(B, row_groups, choices=(16, 32, 64)):
+    """Rows a program, one of the choices, so that `row_groups` programs cover the batch; 0 where none does."""
     if B == 1 and row_groups:
         return 1
-    for rows in (16, 32, 64):
+    for rows in choices:
         if -(-B // rows) <= row_groups:
             return rows
     return 0

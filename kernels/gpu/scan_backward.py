@@ -36,7 +36,7 @@ def scan_backward(
     dh, dc,  # (D, B, H) float32: gradients of h_n and c_n, then of h_0 and c_0; between launches what is carried
     lengths, reset, reset_time, reset_row, reset_h, reset_c,  # as for `scan_forward`
     fresh_dh, fresh_dc,  # (D, B, H) float32, zero; None without reset_h, reset_c: see `_passed_on`
-    counters,  # "grid": (D, blocks of rows, CHUNKS) int32, zero
+    counters,  # as for `scan_forward`
     T, B, H, first, last,  # the launch takes the steps first ... last - 1 of T + 1; the last one only makes dh
     CELL: tl.constexpr, GATES: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr,
     REGIME: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
@@ -48,8 +48,9 @@ def scan_backward(
     recurrent = dx if du is None else du
     carried = load_states(dh, dc, state + in_state, inside, STATES)
     ends = lengths if lengths is None else tl.load(lengths + rows, mask=rows < B, other=0)
-    w = () if REGIME == "stepwise" else resident_weights(w_hh, 1, H, units, terms[None, :], H, GATES, CHUNK, CHUNKS)
-    later = ()
+    w, later = (), ()
+    if REGIME == "whole" or REGIME == "grid":
+        w = resident_weights(w_hh, 1, H, units, terms[None, :], H, GATES, CHUNK, CHUNKS)
     if REGIME == "whole":  # the gates' gradients of the step after: none yet
         later = _rounded((tl.zeros((UNITS, ROWS), tl.float32),) * GATES, dx.dtype.element_ty, GATES)
     for step in tl.range(first, tl.minimum(last, T), num_stages=1):
@@ -75,6 +76,8 @@ def scan_backward(
             store_each(recurrents, du + here * GATES, H, wide, inside, GATES)
         if REGIME == "grid":
             arrive(counters + group * UNITS // CHUNK)
+        elif REGIME == "streamed":
+            arrive(counters)
         recurrents, carried = _passed_on(
             recurrents, carried, fresh, fresh_dh, fresh_dc, state + in_state, inside, GATES, STATES
         )
@@ -147,6 +150,8 @@ def _through_weights(
                     operand = load_operand(source + g * H + row_starts, (k * CHUNK + terms)[:, None], present, H)
                     total = add_product(total, w[k * GATES + g], operand, PRECISION)
         else:
+            if REGIME == "streamed":
+                wait_for(counters, count * tl.cdiv(H, UNITS))
             for k in range(0, H, CHUNK):
                 streamed = load_weights(w_hh, 1, H, units, (k + terms)[None, :], H, GATES)
                 for g in tl.static_range(GATES):

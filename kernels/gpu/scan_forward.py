@@ -1,4 +1,4 @@
-"""The recurrence forward over time, for any cell, as one kernel in three regimes.
+"""The recurrence forward over time, for any cell, as one kernel in four regimes.
 
 A program has a block of units, all their gates, and a block of rows. For each step: the recurrent product of its
 gates, the cell on the result, the states stored. What differs is where the weights and h are:
@@ -6,11 +6,12 @@ gates, the cell on the result, the states stored. What differs is where the weig
     "whole"     one program has all units: h never leaves it, and nobody waits for anybody
     "grid"      the units are split over programs that are all resident: each keeps its weights, h goes through memory,
                 and a program waits, chunk by chunk of units, for those who make what it needs next
-    "stepwise"  one launch a step, for weights that do not fit on the chip: they are read at every step
+    "streamed"  as "grid", for weights that do not fit on the chip: they are read at every step, after one wait for all
+    "stepwise"  one launch a step, which reads the weights: where programs may not wait for each other, or are too many
 
 Units are the rows of a product and the batch its columns, so that h as the cell returns it is the next operand.
 Operations: 2 T B G H H. Bytes a step: G H B of input pre-activations, (1 + kept) H B of results; "grid": H B for each
-program besides; "stepwise": the weights besides.
+program besides; "streamed" and "stepwise": the weights besides, once for each block of rows.
 """
 
 import triton
@@ -45,7 +46,7 @@ def scan_forward(
     lengths,  # (B,) integers, or None: from that step on a row's states stay as they are
     reset, reset_time, reset_row,  # (T, B) uint8, or None: whether a row starts again before the step
     reset_h, reset_c, reset_u,  # (D, B, H), or None: with which states; zero if None. (D, B, G H): reset_h W_hh^T
-    counters,  # "grid": (D, blocks of rows, CHUNKS) int32, zero
+    counters,  # of those that wait: (D, blocks of rows, CHUNKS) int32, zero
     T, B, H, first, last,  # the launch takes the steps first ... last - 1, in the order of each direction
     CELL: tl.constexpr, GATES: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, KEEP: tl.constexpr,
     REGIME: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
@@ -58,7 +59,9 @@ def scan_forward(
     s = load_states(h_n, c_n, state + in_state, inside, STATES)
     bias = _biases(b_hh, d * GATES * H + units, units < H, H, UNITS, ROWS, GATES)
     ends = lengths if lengths is None else tl.load(lengths + rows, mask=rows < B, other=0)
-    w = () if REGIME == "stepwise" else resident_weights(w_hh, H, 1, units, terms[None, :], H, GATES, CHUNK, CHUNKS)
+    w = ()
+    if REGIME == "whole" or REGIME == "grid":
+        w = resident_weights(w_hh, H, 1, units, terms[None, :], H, GATES, CHUNK, CHUNKS)
     for step in tl.range(first, last, num_stages=1):  # a load made ahead of a wait would read what is not there yet
         time = d * (T - 1) + (1 - 2 * d) * step
         inputs = load_each(x + time * x_time, H, 0, inside, GATES)
@@ -87,6 +90,8 @@ def scan_forward(
             store_each(saved, gates + kept * SAVED, B * H, in_state, inside, SAVED)
         if REGIME == "grid":
             arrive(counters + group * UNITS // CHUNK)
+        elif REGIME == "streamed":
+            arrive(counters)
         s = (h_next.to(tl.float32),)
         if STATES == 2:
             s = s + (s_next[1],)
@@ -108,6 +113,8 @@ def _recurrent(
             operand = load_operand(origins, (k * CHUNK + terms)[:, None], present, H)
             u = add_products(u, w, k * GATES, operand, GATES, PRECISION)
     else:
+        if REGIME == "streamed":
+            wait_for(counters, count * tl.cdiv(H, UNITS))
         for k in range(0, H, CHUNK):
             operand = load_operand(origins, (k + terms)[:, None], present, H)
             streamed = load_weights(w_hh, H, 1, units, (k + terms)[None, :], H, GATES)

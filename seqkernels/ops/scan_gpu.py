@@ -147,7 +147,7 @@ def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
         plan = plan_for(cell, H, B, D, x.element_size(), described(x.device), precision != "tf32")
     groups, row_groups = plan.blocks(H, B)
     counters = torch.zeros(D * row_groups * plan.chunks(H), dtype=torch.int32, device=x.device)
-    options = {"launch_cooperative_grid": True} if plan.regime == "grid" else {}
+    options = {"launch_cooperative_grid": True} if plan.waits else {}
     stride = 1 if plan.regime == "stepwise" else steps
     with torch.cuda.device_of(x):
         for first in range(0, steps, stride):
@@ -155,5 +155,5 @@ def _launch(kernel, arguments, cell, x, h0, T, steps, plan, **constants):
                 *arguments, counters, T, B, H, first, first + stride,
                 GATES=kind.gates, STATES=kind.states, SAVED=kind.saved,
                 REGIME=plan.regime, UNITS=plan.units, ROWS=plan.rows, CHUNK=plan.chunk, CHUNKS=plan.chunks(H),
-                PRECISION=precision, num_warps=plan.warps, **constants, **options,
+                PRECISION=precision, num_warps=plan.warps, num_stages=plan.stages, **constants, **options,
             )  # fmt: skip
