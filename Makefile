@@ -9,8 +9,8 @@ ARGS ?=
 report: $(VENV)/bench.installed  ## train, generate and race; writes report/report.html
 	$(BIN)/seqkernels bench $(ARGS)
 
-test: $(VENV)/dev.installed  ## the default test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/dev.installed  ## the default test suite, a file at a time in each of a few processes
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check $(ARGS) .

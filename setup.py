@@ -32,7 +32,7 @@ setup(
         "dev": [
             *BENCH,
             TRITON,
-            *["pytest", "pytest-benchmark", "hypothesis", "expecttest", "ruff"],
+            *["pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "expecttest", "ruff"],
             "greenlet",  # tests/cooperative.py
             "setuptools>=64",  # tests/test_packaging.py builds without isolation
         ],

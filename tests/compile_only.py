@@ -1,9 +1,10 @@
 """The Triton kernels compiled for GPUs that are not there: what the compiler says of each.
 
-`python compile_only.py` prints one line of JSON a compilation: spilled bytes, shared memory in bytes, tensor-core
-instructions, releases that other threads' stores may come after, loads past the registers, and those of them that are
-not after a wait; bytes that a program's instructions copy to shared memory by 16, loads of 16 bytes by a thread, and the
-counts that it is compiled anew for. It needs neither a GPU nor a driver, and must run without TRITON_INTERPRET.
+`python compile_only.py [--all]` prints one line of JSON a compilation: spilled bytes, shared memory in bytes,
+tensor-core instructions, releases that other threads' stores may come after, loads past the registers, and those of
+them that are not after a wait; bytes that a program's instructions copy to shared memory by 16, loads of 16 bytes by a
+thread, and the counts that it is compiled anew for. It needs neither a GPU nor a driver, and must run without
+TRITON_INTERPRET.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import io
 import itertools
 import json
 import re
+import sys
 
 import triton
 from seqkernels.kernels.cells import CELLS
@@ -35,7 +37,7 @@ TARGETS = {
     "sm_100": (GPUTarget("cuda", 100, 32), Device(148, 232_448, cooperative=True)),
     "gfx942": (GPUTarget("hip", "gfx942", 64), Device(304, 65_536, cooperative=False)),
 }
-SIZES = (64, 512, 4096)
+SIZES = (64, 512, 2048, 8192)  # one for each regime of bf16
 B = 16
 BYTES = {"bf16": 2, "fp32": 4}
 ATTENTION = {"forward": attention_forward, "keys": attention_backward_keys, "queries": attention_backward_queries}
@@ -189,31 +191,41 @@ def unordered(ptx):
     return count
 
 
+def wanted(everything):
+    """(function, arguments) of each report: of an LSTM and of attention for every target, of the rest for one; or of
+    everything."""
+    kernels = (scan_forward, scan_backward)
+    chosen = [("lstm", target, "bf16") for target in TARGETS] + [("gru", "sm_90", "bf16"), ("lstm", "sm_90", "fp32")]
+    others = [("gru", target, "bf16") for target in TARGETS if target != "sm_90"] + [("gru", "sm_90", "fp32")]
+    others += [("rnn_tanh", "sm_90", dtype) for dtype in BYTES]
+    for kernel, (cell, target, dtype) in itertools.product(kernels, chosen + others * everything):
+        for H in SIZES if TARGETS[target][1].cooperative else (SIZES[0], SIZES[-1]):
+            yield scan, (kernel, cell, H, dtype, target)
+    for kernel, cell, H in itertools.product(kernels, ("lstm", "gru") if everything else ("lstm",), SIZES):
+        yield scan, (kernel, cell, H, "bf16", "sm_90", True)
+    for kernel, H, precision in itertools.product(kernels, (64, 512), ("ieee", "tf32x3") if everything else ("ieee",)):
+        yield scan, (kernel, "lstm", H, "fp32", "sm_90", False, precision)
+    for cell, rows, target in itertools.product(("lstm", "gru"), (1, B), TARGETS):
+        if everything or cell == "lstm" or (rows, target) == (1, "sm_90"):
+            yield single_step, (cell, rows, "bf16", target)
+        if target == "sm_90" and (everything or cell == "lstm"):
+            yield single_step, (cell, rows, "fp32", target)
+    for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
+        for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
+            if everything or D == 64 or option is None:
+                yield attention, (operation, D, target, option)
+    for (D, rows), target in itertools.product(((64, 1), (128, 4)), TARGETS):
+        yield decode, (D, rows, False, target)
+        yield combine, (D, target)
+        if target == "sm_90":
+            yield decode, (D, 5 - rows, True, target)
+
+
 def main():
     triton.knobs.compilation.always_compile = True  # a kernel from the cache comes without the assembler's log
     triton.knobs.nvidia.dump_ptxas_log = True
-    kernels = (scan_forward, scan_backward)
-    cells = [(cell, target) for cell in ("lstm", "gru") for target in TARGETS] + [("rnn_tanh", "sm_90")]
-    for kernel, (cell, target), H in itertools.product(kernels, cells, SIZES):
-        print(json.dumps(scan(kernel, cell, H, "bf16", target)), flush=True)
-        if target == "sm_90":
-            print(json.dumps(scan(kernel, cell, H, "fp32", target)), flush=True)
-    for kernel, cell, H in itertools.product(kernels, ("lstm", "gru"), SIZES):
-        print(json.dumps(scan(kernel, cell, H, "bf16", "sm_90", ragged=True)), flush=True)
-    for kernel, H, precision in itertools.product(kernels, (64, 512), ("ieee", "tf32x3")):
-        print(json.dumps(scan(kernel, "lstm", H, "fp32", "sm_90", precision=precision)), flush=True)
-    for cell, rows, target in itertools.product(("lstm", "gru"), (1, B), TARGETS):
-        print(json.dumps(single_step(cell, rows, "bf16", target)), flush=True)
-        if target == "sm_90":
-            print(json.dumps(single_step(cell, rows, "fp32", target)), flush=True)
-    for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
-        for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
-            print(json.dumps(attention(operation, D, target, option)), flush=True)
-    for (D, rows), target in itertools.product(((64, 1), (128, 4)), TARGETS):
-        print(json.dumps(decode(D, rows, False, target)), flush=True)
-        print(json.dumps(combine(D, target)), flush=True)
-        if target == "sm_90":
-            print(json.dumps(decode(D, 5 - rows, True, target)), flush=True)
+    for report, arguments in wanted("--all" in sys.argv):
+        print(json.dumps(report(*arguments)), flush=True)
 
 
 if __name__ == "__main__":

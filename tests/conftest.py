@@ -15,12 +15,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from compilations import TEST as COMPILE_TEST
-from compilations import Compilations
 
-_COMPILING = pytest.StashKey()
 # What not every machine has. A test that uses one of these says so in its name or id.
 OPTIONAL = ("avx512", "avx2", "neon", "inductor", "onnxruntime", "triton", "cuda")
+
+# Where files are shared out over processes, these begin.
+LONGEST = ("test_triton_compile.py", "test_cooperative.py")
 
 if torch.cuda.is_available():
     # float32 is float32: the tolerances know nothing of TF32. cuBLAS is deterministic only with a fixed workspace.
@@ -60,23 +60,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if _on_a_gpu(item.path):
             item.add_marker("gpu")
-    items.sort(key=lambda item: item.path.name == COMPILE_TEST)  # last, since its compilations take long
-
-
-def pytest_collection_finish(session):
-    if any(item.path.name == COMPILE_TEST for item in session.items) and not session.config.option.collectonly:
-        session.config.stash[_COMPILING] = Compilations()
-
-
-def pytest_sessionfinish(session):
-    if _COMPILING in session.config.stash:
-        session.config.stash[_COMPILING].end()
-
-
-@pytest.fixture(scope="session")
-def compilations(request):
-    """The `Compilations` that began with the session."""
-    return request.config.stash[_COMPILING]
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import triton.language as tl
 from agreement import assert_agree
 from cooperative import POLICIES, DataRace, Deadlock, OutOfBounds, ScheduleError, cooperative
 from scan_problem import Problem
-from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes, scan_backward, scan_forward
 
 from seqkernels.ops import scan_gpu
@@ -126,7 +125,7 @@ waiting = pytest.mark.parametrize("regime", ["grid", "streamed"])
 
 
 @waiting
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
 @pytest.mark.parametrize("B, schedules", [(3, SCHEDULES[:3]), (1, SCHEDULES[3:6])])
 def test_scans_whose_programs_wait_agree_with_torch(cell, B, schedules, regime):
     problem = Problem(cell, (3, B, 5, H, 2, True, True), torch.float32)
