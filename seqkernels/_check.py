@@ -70,13 +70,28 @@ def plain(dtype, *tensors, kind="CPU"):
 REFUSED = "the arguments are refused by torch"
 
 
-def thread_reason() -> str | None:
-    """Why no kernel runs under what is active in this thread, or None."""
-    if is_compiling():
+def autocast_dtype(device):
+    """What tensors on this device are cast to by autocast, or None where it is not active or no GPU's kernels run."""
+    if _backends.backend(device) == "gpu" and device.type != "meta" and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return None
+
+
+def _autocast_reason(device):
+    if _backends.backend(device) == "cpu":
         active = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-        return "autocast is active" if active else None
-    if _is_any_autocast_enabled():
-        return "autocast is active"
+        return "autocast is active" if active or not is_compiling() and _is_any_autocast_enabled() else None
+    dtype = autocast_dtype(device)
+    if dtype in (None, torch.float16) or dtype == torch.bfloat16 and device.type == "cuda":
+        return None
+    return f"autocast to {dtype} is active"
+
+
+def thread_reason(device) -> str | None:
+    """Why no kernel of this device runs under what is active in this thread, or None."""
+    autocast = _autocast_reason(device)
+    if autocast is not None or is_compiling():
+        return autocast
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform (vmap, grad, jvp, ...) is active"
     if torch._C._get_tracing_state() is not None:

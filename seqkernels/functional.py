@@ -17,6 +17,7 @@ from . import _backends, _check, reference
 from ._backends import DTYPES
 from .ops import attention as _attention
 from .ops import scan as _scan
+from .ops.autocast import lowered
 from .reference import ScanOutput
 
 __all__ = ["ScanOutput", "scaled_dot_product_attention", "scan", "step"]
@@ -64,6 +65,7 @@ def scan(
         NotImplementedError: impl="kernel" and no kernel serves the call; the message says why.
     """
     weights = list(weights)
+    x, h_0, c_0, weights, reset_state = lowered(x, h_0, c_0, weights, reset_state)
     if h_0 is None:
         h_0, c_0 = _zero_states(cell, x, c_0, weights, batch_first)
     T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
@@ -91,6 +93,7 @@ def step(cell, x, h, c=None, weights=(), *, impl="auto"):
     for name, tensor in (("x", x), ("h", h), ("c", c)):
         if tensor is not None and tensor.dim() != 2:
             raise RuntimeError(f"{name} must have 2 dimensions, got {tensor.dim()}")
+    x, h, c, weights = lowered(x, h, c, weights)
     states = (h.unsqueeze(0), None if c is None else c.unsqueeze(0))
     _check.scan_arguments(cell, x.unsqueeze(0), *states, weights, False)
     tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
@@ -129,7 +132,8 @@ def _ragged(x, h_0, c_0, batch_first, lengths, reset, reset_state, T):
 def _reasons(tensors):
     """Why no kernel can read these tensors here and now: a list, empty where one can."""
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    found = [_check.thread_reason(), *(_check.tensor_reason(n, t) for n, t in given.items())]
+    device = next(iter(given.values())).device
+    found = [_check.thread_reason(device), *(_check.tensor_reason(n, t) for n, t in given.items())]
     return [reason for reason in found if reason is not None]
 
 
@@ -215,6 +219,7 @@ def scaled_dot_product_attention(
         return _attention.direct(query, key, value, None, is_causal, scale)
     if key.dim() > 1 and value.dim() > 1 and key.shape[-2] != value.shape[-2]:  # which torch reads past the end for
         raise RuntimeError(f"Expected key and value to have the same length, got {key.shape[-2]} and {value.shape[-2]}")
+    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
     reasons = attention_reasons(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if not _use_kernel(impl, reasons):
         run = reference.scaled_dot_product_attention if impl == "reference" else F.scaled_dot_product_attention

@@ -74,10 +74,8 @@ def scan_backward(
         store_each(inputs, dx + here * GATES, H, wide, inside, GATES)
         if du is not None:
             store_each(recurrents, du + here * GATES, H, wide, inside, GATES)
-        if REGIME == "grid":
-            arrive(counters + group * UNITS // CHUNK)
-        elif REGIME == "streamed":
-            arrive(counters)
+        if REGIME == "grid" or REGIME == "streamed":
+            arrive(counters + (group * UNITS // CHUNK if REGIME == "grid" else 0))
         recurrents, carried = _passed_on(
             recurrents, carried, fresh, fresh_dh, fresh_dc, state + in_state, inside, GATES, STATES
         )

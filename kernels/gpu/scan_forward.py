@@ -88,10 +88,8 @@ def scan_forward(
             if STATES == 2:
                 tl.store(c + kept + in_state, s_next[1].to(c.dtype.element_ty), mask=inside)
             store_each(saved, gates + kept * SAVED, B * H, in_state, inside, SAVED)
-        if REGIME == "grid":
-            arrive(counters + group * UNITS // CHUNK)
-        elif REGIME == "streamed":
-            arrive(counters)
+        if REGIME == "grid" or REGIME == "streamed":
+            arrive(counters + (group * UNITS // CHUNK if REGIME == "grid" else 0))
         s = (h_next.to(tl.float32),)
         if STATES == 2:
             s = s + (s_next[1],)

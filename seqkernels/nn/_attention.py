@@ -75,18 +75,19 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             return _check.REFUSED
         if not all(m is None or isinstance(m, Tensor) for m in (key_padding_mask, attn_mask)):
             return _check.REFUSED
-        reason = _check.thread_reason()
+        reason = _check.thread_reason(query.device)
         if reason is not None:
             return reason
         if self.bias_k is not None or self.add_zero_attn:
             return "add_bias_kv or add_zero_attn is set"
+        lowered = _check.autocast_dtype(query.device) is not None
         parameters = self._projections()
         named = {"query": query, "key": key, "value": value, **parameters}
         for name, tensor in named.items():
             reason = _check.tensor_reason(name, tensor)
             if reason is not None:
                 return reason
-            if tensor.dtype != query.dtype or tensor.device != query.device:
+            if tensor.dtype != query.dtype and not lowered or tensor.device != query.device:
                 return f"{name} is {tensor.dtype} on {tensor.device}: not query's dtype or device"
         gradient = torch.is_grad_enabled() and any(t.requires_grad for t in named.values())
         if need_weights and (gradient or self._active_dropout):

@@ -3,7 +3,7 @@
 import torch
 
 from .. import _backends, _check, dropout
-from . import attention_gradient
+from . import attention_gradient, autocast
 from .drivers import driver
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
@@ -122,3 +122,4 @@ torch.library.register_fake("seqkernels::attention", _forward_fake, lib=_LIB)
 torch.library.register_autograd(
     "seqkernels::attention", attention_gradient.run, setup_context=attention_gradient.save, lib=_LIB
 )
+autocast.register(_LIB, "attention")

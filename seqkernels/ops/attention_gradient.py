@@ -7,6 +7,7 @@ gradient, and that of a mask.
 import torch
 
 from .. import _backends, _check, reference
+from . import autocast
 from .drivers import driver
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
@@ -81,3 +82,4 @@ for _key in ("CPU", "CUDA"):
     _LIB.impl("attention_backward", _kernel, _key)
 torch.library.register_fake("seqkernels::attention_backward", _fake, lib=_LIB)
 torch.library.register_autograd("seqkernels::attention_backward", _run_again, setup_context=_save_again, lib=_LIB)
+autocast.register(_LIB, "attention_backward", casts=False)

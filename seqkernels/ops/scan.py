@@ -9,7 +9,7 @@ import torch
 
 from .. import _check
 from ..kernels.cells import CELLS
-from . import double_backward
+from . import autocast, double_backward
 from .ragged import past
 from .scan_kernels import backward_fake, backward_kernel, forward, forward_fake, forward_kernel, trusted_backward
 
@@ -136,3 +136,5 @@ torch.library.register_autograd("seqkernels::scan", _backward, setup_context=_sa
 torch.library.register_autograd(
     "seqkernels::scan_backward", double_backward.run, setup_context=double_backward.save, lib=_LIB
 )
+autocast.register(_LIB, "scan")
+autocast.register(_LIB, "scan_backward", casts=False)
