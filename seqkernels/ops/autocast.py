@@ -14,10 +14,10 @@ def register(library, name, casts=True):
     """Gives the operator `name` of the library its rule. A gradient's arguments are what they are to be already."""
     operator = getattr(getattr(torch.ops, library.ns), name)
 
-    def run(*arguments):
+    def run(*arguments, **options):
         arguments = lowered(*arguments) if casts else arguments
         with torch._C._ExcludeDispatchKeyGuard(_KEYS):  # within, autocast is not active
-            return operator(*arguments)
+            return operator(*arguments, **options)
 
     for key in ("AutocastCPU", "AutocastCUDA"):
         library.impl(name, run, key)
