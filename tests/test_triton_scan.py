@@ -12,7 +12,7 @@ from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes
 
 import seqkernels
-from seqkernels.ops import scan_gpu
+from seqkernels.ops import scan_gpu, scan_launch_gpu
 
 if INTERPRETED:
     repair()
@@ -139,8 +139,8 @@ def test_a_program_may_have_one_row_of_many(cell):
 
 @pytest.mark.parametrize("precision, rows", (("tf32", 16), ("ieee", 1), ("tf32x3", 1)))
 def test_the_precision_decides_the_plan(precision, rows, monkeypatch):
-    run, seen = scan_gpu.plan_for, []
-    monkeypatch.setattr(scan_gpu, "plan_for", lambda *a: (seen.append(run(*a)), seen[-1])[1])
+    run, seen = scan_launch_gpu.plan_for, []
+    monkeypatch.setattr(scan_launch_gpu, "plan_for", lambda *a: (seen.append(run(*a)), seen[-1])[1])
     seqkernels.set_float32_precision(precision)
     try:
         problem = Problem("lstm", (2, 3, 5, 40, 1, False, True), torch.float32)

@@ -82,8 +82,8 @@ def scan_backward(
         if REGIME == "whole":
             later = _rounded(recurrents, dx.dtype.element_ty, GATES)
     gradient = carried[0]
-    if last > T:
-        gradient = _through_weights(  # from the forward's first step
+    if REGIME == "whole" or last > T:  # what only this program knows, or what comes from the forward's first step
+        gradient = _through_weights(
             gradient, later, recurrent + d * (2 * T - 1) * B * H * GATES, reset, d * (T - 1) * reset_time, reset_row, w,
             w_hh, counters, T, units, rows, terms, B, H, GATES, REGIME, UNITS, CHUNK, CHUNKS, PRECISION,
         )  # fmt: skip

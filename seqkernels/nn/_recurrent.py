@@ -6,6 +6,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _check
 from ..kernels.cells import CELLS
 from ..ops import scan as _ops
+from ..ops.layers import as_wavefront, in_turn
 from . import _by_reference
 from ._served import Served, zero_state
 
@@ -129,17 +130,15 @@ class Recurrent(Served):
 
     def _stack(self, x, h_0, c_0, weights, batch_first, scan):
         """All layers over x (T, B, I) or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what stands for it."""
-        cell, D = self._cell, _directions(self)
+        cell = self._cell
         if self.num_layers == 1:
             return scan(cell, x, h_0, c_0, weights, batch_first)
-        per, ends = len(weights) // self.num_layers, []
-        for layer in range(self.num_layers):
-            if layer and self.training and self.dropout:
-                x = torch.dropout(x, self.dropout, True)
-            at, own = slice(layer * D, layer * D + D), weights[layer * per : layer * per + per]
-            x, *end = scan(cell, x, h_0[at], None if c_0 is None else c_0[at], own, batch_first)
-            ends.append(end)
-        return x, torch.cat([h for h, _ in ends]), None if c_0 is None else torch.cat([c for _, c in ends])
+        dropout = self.dropout if self.training else 0.0
+        given = cell, x, h_0, c_0, weights, batch_first, self.num_layers
+        done = None
+        if scan is _ops.through_operator and not dropout:
+            done = as_wavefront(*given)
+        return in_turn(scan, *given, dropout) if done is None else done
 
     def uses_reference(self):
         """Whether what no kernel serves runs in plain torch operators, not as torch.nn's own forward."""

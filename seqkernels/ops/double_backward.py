@@ -21,21 +21,12 @@ def run(ctx, ddx, ddh_0, ddc_0, ddweights, *ddreset):
     upstream = [ddx if needs_dx else None, ddh_0, ddc_0, *ddreset, *(ddweights if needs_dw else [])]
     upstream += [None] * (len(primals) - len(upstream))
     with torch.enable_grad():
-        seeds, primals = _differentiable(dy, dh_n, dc_n), _differentiable(*primals)
+        seeds, primals = differentiable(dy, dh_n, dc_n), differentiable(*primals)
         x, h_0, c_0, reset_h, reset_c, *weights = primals
         reset_state = None if reset_h is None else (reset_h, reset_c)
         given = (x, h_0, c_0, weights, ctx.batch_first, lengths, reset, reset_state)
         outputs = reference.scan(ctx.cell, *given)[:3]
-        pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
-        first = torch.autograd.grad(
-            [o for o, _ in pairs],
-            [p for p in primals if p is not None],
-            [s for _, s in pairs],
-            create_graph=True,
-            materialize_grads=True,
-        )
-    first = iter(first)
-    first = [None if p is None else next(first) for p in primals]
+        first = recorded_gradients(outputs, seeds, primals)
     chosen = [(f, u) for f, u in zip(first, upstream) if f is not None and u is not None and f.requires_grad]
     wanted = [t for t in (*seeds, *primals) if t is not None]
     grads = [None] * len(wanted)
@@ -54,7 +45,21 @@ def run(ctx, ddx, ddh_0, ddc_0, ddweights, *ddreset):
     return gradients[: len(ctx.needs_input_grad)]  # one for each argument up to the last that was given
 
 
-def _differentiable(*tensors):
+def recorded_gradients(outputs, seeds, primals):
+    """The primals' gradients, themselves recorded; each of outputs, seeds and primals may be None."""
+    pairs = [(o, s) for o, s in zip(outputs, seeds) if s is not None]
+    gradients = torch.autograd.grad(
+        [o for o, _ in pairs],
+        [p for p in primals if p is not None],
+        [s for _, s in pairs],
+        create_graph=True,
+        materialize_grads=True,
+    )
+    gradients = iter(gradients)
+    return [None if p is None else next(gradients) for p in primals]
+
+
+def differentiable(*tensors):
     """Aliases that gradients can be asked for, still tied to the graph that the tensors came from."""
     aliases = [None if t is None else t.view_as(t) for t in tensors]
     return [a if a is None or a.requires_grad else a.requires_grad_() for a in aliases]

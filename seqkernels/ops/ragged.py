@@ -14,17 +14,17 @@ class Ragged(NamedTuple):
     reset_h: Tensor | None = None  # (D, B, H)
     reset_c: Tensor | None = None  # (D, B, H)
 
-    def without_idle_resets(self, batch_first):
-        """The same, but that no row that has ended starts again."""
-        if self.lengths is None or self.reset is None:
+    def time_first(self, batch_first):
+        """The same, but that reset is (T, B), and that no row that has ended starts again."""
+        if self.reset is None:
             return self
-        ended = past(self.lengths, self.reset.shape[1 if batch_first else 0])
-        return self._replace(reset=self.reset & ~(ended.mT if batch_first else ended))
+        reset = self.reset.mT if batch_first else self.reset
+        return self._replace(reset=reset if self.lengths is None else reset & ~past(self.lengths, len(reset)))
 
-    def for_kernels(self, time):
-        """The kernels' arguments, time being dimension `time` of reset."""
-        lengths, reset, *states = (None if t is None else t.contiguous() for t in self)
-        marks = (None, 0, 0) if reset is None else (reset.view(torch.uint8), reset.stride(time), reset.stride(1 - time))
+    def for_kernels(self):
+        """The kernels' arguments, reset being (T, B)."""
+        lengths, *states = (None if t is None else t.contiguous() for t in (self.lengths, *self[2:]))
+        marks = (None, 0, 0) if self.reset is None else (self.reset.view(torch.uint8), *self.reset.stride())
         return (lengths, *marks, *states)
 
 

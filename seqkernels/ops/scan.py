@@ -34,8 +34,8 @@ def through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged):
     A plain call that records a gradient is `recorded`; ragged ones are not plain.
     """
     tensors = [t for t in (x, h_0, c_0, *weights, *ragged) if t is not None]
-    save, kind = needs_gradient(*tensors), "CUDA" if x.is_cuda else "CPU"
-    if save and not ragged and _check.bare_thread() and _check.plain(x.dtype, *tensors, kind=kind):
+    save = needs_gradient(*tensors)
+    if save and not ragged and plain_call(*tensors):
         return recorded(cell, x, h_0, c_0, weights, batch_first)
     return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save, *ragged)[:3]
 
@@ -54,6 +54,11 @@ def with_states(cell, x, h_0, c_0, weights, batch_first, *ragged):
 def needs_gradient(*tensors):
     """Whether a gradient is to be recorded for any of the tensors, None among them."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def plain_call(x, *tensors):
+    """Whether a call with these tensors runs at once and as written, all of x's dtype and kind of device."""
+    return _check.bare_thread() and _check.plain(x.dtype, x, *tensors, kind="CUDA" if x.is_cuda else "CPU")
 
 
 def recorded(cell, x, h_0, c_0, weights, batch_first):
