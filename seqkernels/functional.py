@@ -35,6 +35,7 @@ def scan(
     reset=None,
     reset_state=None,
     return_states=False,
+    recompute=False,
     impl="auto",
 ):
     """One layer of a recurrent network over a whole sequence, in one direction or two.
@@ -49,18 +50,18 @@ def scan(
         lengths: (B,) integers, 0 to T: row b ends after lengths[b] steps; outputs past the end are zero, final states
             are those of the last valid step, the reverse direction starts there.
         reset: (T, B) bool, or (B, T) with batch_first: where true, the row's state is replaced before that step, by
-            zero or by reset_state = (h, c), each (D, B, H), c None for a cell without c. h_0 is not what comes back: it
-            is often carried over from before.
+            zero (not by h_0) or by reset_state = (h, c), each (D, B, H), c None for a cell without c.
         return_states: also return every c_t and the values that the cell saves.
             The kernels on a GPU take lengths and reset, and return_states where no gradient is needed.
+        recompute: for a gradient, keep the states alone, on a CPU nothing, and make the rest anew in the backward, on a
+            CPU by the forward. Gradients are the same up to rounding. Of no effect where the reference runs.
 
     Returns:
         ScanOutput(y, h_n, c_n, c, gates): y (T, B, D*H), or (B, T, D*H); h_n (D, B, H); c_n (D, B, H), None without c;
         c (D, T, B, H) and gates (D, T, saved, B, H), None unless asked for.
 
     Raises:
-        ValueError: unknown cell or impl, a dtype that differs from x's, c_0 for a cell without c, bad lengths, reset or
-            reset_state.
+        ValueError: unknown cell or impl, a dtype other than x's, c_0 without a c, bad lengths, reset or reset_state.
         RuntimeError: sizes or devices that do not fit, an empty sequence.
         NotImplementedError: impl="kernel" and no kernel serves the call; the message says why.
     """
@@ -80,7 +81,7 @@ def scan(
     _check_stored(tensors)
     if return_states:
         return ScanOutput(*_scan.with_states(cell, x, h_0, c_0, weights, batch_first, *ragged))
-    y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged)
+    y, h_n, c_n = _scan.through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged, recompute=recompute)
     return ScanOutput(y, h_n, None if c_0 is None else c_n)
 
 

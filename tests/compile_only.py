@@ -25,6 +25,7 @@ from seqkernels.kernels.gpu.primitives import on_blocks
 from seqkernels.kernels.gpu.regimes import Device, plan_for
 from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
+from seqkernels.kernels.gpu.scan_gates import BLOCK, scan_gates
 from seqkernels.kernels.gpu.step import step
 from seqkernels.kernels.gpu.step_plan import plan_for as step_plan_for
 from triton.backends.compiler import GPUTarget
@@ -74,6 +75,14 @@ def scan(kernel, cell, H, dtype, target, ragged=False, precision="tf32"):
     options = ("ragged",) * ragged + (precision,) * (precision != "tf32")
     name = "-".join((kernel.__name__, cell, dtype, plan.regime, *options, target))
     return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps, "num_stages": plan.stages})
+
+
+def gates(cell, dtype, target):
+    """A report of the gates of all steps from the states, compiled."""
+    kind = CELLS[cell]
+    sizes = {"GATES": kind.gates, "STATES": kind.states, "SAVED": kind.saved, **BLOCK}
+    constants, name = {"CELL": on_blocks(cell)[0], **sizes}, f"scan_gates-{cell}-{dtype}-{target}"
+    return compiled(name, scan_gates, constants, dtype, target, {"num_warps": 4})
 
 
 def single_step(cell, rows, dtype, target):
@@ -205,6 +214,8 @@ def wanted(everything):
         yield scan, (kernel, cell, H, "bf16", "sm_90", True)
     for kernel, H, precision in itertools.product(kernels, (64, 512), ("ieee", "tf32x3") if everything else ("ieee",)):
         yield scan, (kernel, "lstm", H, "fp32", "sm_90", False, precision)
+    for target in TARGETS if everything else ("sm_80", "sm_90", "gfx942"):
+        yield gates, ("lstm", "bf16", target)
     for cell, rows, target in itertools.product(("lstm", "gru"), (1, B), TARGETS):
         if everything or cell == "lstm" or (rows, target) == (1, "sm_90"):
             yield single_step, (cell, rows, "bf16", target)

@@ -4,7 +4,7 @@ import torch
 from device import there
 from scan_problem import Problem
 
-from seqkernels import reference
+from seqkernels import functional, reference
 from seqkernels.ops import scan_gpu
 from seqkernels.ops.ragged import Ragged
 
@@ -26,10 +26,25 @@ class RaggedProblem(Problem):
                 self.reset_state = [torch.randn_like(s) for s in (self.h, self.c) if s is not None]
         self.ragged = Ragged(None if lengths is None else torch.tensor(lengths), marks, *self.reset_state)
 
-    def ours(self, *enters, **options):
-        return super().ours(*enters, driver=scan_gpu, ragged=Ragged(*there(*self.ragged)), **options)
+    def ours(self, *enters, driver=scan_gpu, **options):
+        return super().ours(*enters, driver=driver, ragged=Ragged(*there(*self.ragged)), **options)
 
     def run(self, x, h, c, rest):
         weights, state = rest[: len(self.weights)], rest[len(self.weights) :]
         given = (h, c, weights, self.batch_first, *self.ragged[:2], (*state, None)[:2] if state else None)
         return reference.scan(self.cell, x, *given)[:3]
+
+
+def twice(problem, dtype, impl, **options):
+    """Results, gradients, and gradients of the gradients' squares, by name, through `functional.scan`."""
+    tensors = (problem.x, problem.h, problem.c, *problem.weights, *problem.reset_state)
+    x, h, c, *rest = leaves = [None if t is None else t.to(dtype, copy=True).requires_grad_() for t in tensors]
+    weights, state = rest[: len(problem.weights)], rest[len(problem.weights) :]
+    lengths, reset, *_ = problem.ragged
+    options |= {"lengths": lengths, "reset": reset, "reset_state": (*state, None)[:2] if state else None}
+    given = (problem.cell, x, h, c, weights)
+    out = [t for t in functional.scan(*given, batch_first=problem.batch_first, impl=impl, **options) if t is not None]
+    wanted = [leaf for leaf in leaves if leaf is not None]
+    first = torch.autograd.grad(sum(t.square().sum() for t in out), wanted, create_graph=True)
+    second = torch.autograd.grad(sum(t.square().sum() for t in first), wanted)
+    return {f"{i}": t.detach() for i, t in enumerate((*out, *first, *second))}

@@ -87,6 +87,7 @@ def test_variants():
     agrees(nn.LSTM(I, H, bidirectional=True, batch_first=True, learn_initial_state=True), x)
     agrees(nn.RNN(I, H, nonlinearity="sigmoid"), x, torch.randn(1, 2, H))
     agrees(nn.GRU(I, H), x[:, 0])
+    agrees(nn.GRU(I, H, recompute=True), x)
 
 
 def test_attention():

@@ -52,6 +52,8 @@ def test_every_kernel_and_regime_is_compiled(reports):
             assert f"{kernel}-lstm-bf16-{regime}-sm_90" in reports
     for rows, target in itertools.product((1, 16), ("sm_80", "sm_90", "sm_100", "gfx942")):
         assert f"step-lstm-bf16-B{rows}-{target}" in reports
+    for target in ("sm_80", "sm_90", "gfx942"):
+        assert f"scan_gates-lstm-bf16-{target}" in reports
     for kernel in ("attention_forward", "attention_backward_keys", "attention_backward_queries"):
         for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
             assert f"{kernel}-64-bf16-{target}" in reports
@@ -71,7 +73,8 @@ def test_shared_memory_fits(reports):
 
 
 def test_products_run_on_tensor_cores(reports):
-    alone = re.compile(r"attention_combine|attention_decode-.*-1-|step-.*-(fp32|bf16-B1)-|.*-(ieee|whole-tf32x3)-")
+    one_row = "attention_decode-.*-1-|step-.*-(fp32|bf16-B1)-|.*-(ieee|whole-tf32x3)-"
+    alone = re.compile(f"attention_combine|scan_gates|{one_row}")
     assert not [name for name, r in reports.items() if not r["products"] and not alone.match(name)]
 
 
@@ -90,6 +93,12 @@ def test_a_step_of_one_row_loads_its_weights_16_bytes_at_a_time(reports):
     """Two products, each a loop of two blocks at once and one for the rest: a load a gate and one of x or h."""
     for cell, dtype, target in (("lstm", "bf16", "sm_80"), ("lstm", "fp32", "sm_90"), ("gru", "bf16", "sm_90")):
         assert reports[f"step-{cell}-{dtype}-B1-{target}"]["wide"] == 6 * (CELLS[cell].gates + 1)
+
+
+def test_gates_made_anew_load_pre_activations_alone_16_bytes_at_a_time(reports):
+    """An LSTM's gates do not depend on the states but through the products: these are not loaded."""
+    for target in ("sm_80", "sm_90"):
+        assert reports[f"scan_gates-lstm-bf16-{target}"]["wide"] == 2 * CELLS["lstm"].gates
 
 
 def test_a_release_comes_after_all_threads_stores(reports):

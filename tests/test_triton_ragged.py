@@ -7,7 +7,7 @@ import torch
 from agreement import assert_agree
 from bfloat16_interpreter import repair
 from cooperative import POLICIES, cooperative
-from ragged_problem import RaggedProblem
+from ragged_problem import RaggedProblem, twice
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes
 from torch.library import opcheck
@@ -125,21 +125,6 @@ def test_programs_that_wait_for_each_other(cell, seed, policy):
 def triton(monkeypatch):
     """Triton takes CPU tensors."""
     monkeypatch.setattr(_backends, "chosen", "triton")
-
-
-def twice(problem, dtype, impl):
-    """Results, gradients, and gradients of the gradients' squares, by name, through `functional.scan`."""
-    tensors = (problem.x, problem.h, problem.c, *problem.weights, *problem.reset_state)
-    x, h, c, *rest = leaves = [None if t is None else t.to(dtype, copy=True).requires_grad_() for t in tensors]
-    weights, state = rest[: len(problem.weights)], rest[len(problem.weights) :]
-    lengths, reset, *_ = problem.ragged
-    options = {"lengths": lengths, "reset": reset, "reset_state": (*state, None)[:2] if state else None}
-    given = (problem.cell, x, h, c, weights)
-    out = [t for t in functional.scan(*given, batch_first=problem.batch_first, impl=impl, **options) if t is not None]
-    wanted = [leaf for leaf in leaves if leaf is not None]
-    first = torch.autograd.grad(sum(t.square().sum() for t in out), wanted, create_graph=True)
-    second = torch.autograd.grad(sum(t.square().sum() for t in first), wanted)
-    return {f"{i}": t.detach() for i, t in enumerate((*out, *first, *second))}
 
 
 TWICE = [("lstm", LENGTHS, RESET), ("gru", LENGTHS, None), ("gru", None, RESET)]

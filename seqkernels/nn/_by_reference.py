@@ -49,7 +49,7 @@ def _packed(module, packed, hx):
 
 
 def _layer(lengths=None):
-    def scan(cell, x, h_0, c_0, weights, batch_first):
+    def scan(cell, x, h_0, c_0, weights, batch_first, recompute=False):
         return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths=lengths)[:3]
 
     return scan

@@ -27,8 +27,11 @@ class Recurrent(Served):
     """Stands before torch's class among the bases of RNN, LSTM and GRU; `forward` returns (output, h_n), for an LSTM
     (output, (h_n, c_n))."""
 
-    def __init__(self, *args, learn_initial_state=False, **kwargs):
+    recompute = False
+
+    def __init__(self, *args, learn_initial_state=False, recompute=False, **kwargs):
         super().__init__(*args, **kwargs)
+        self.recompute = recompute
         self.learn_initial_state = learn_initial_state
         if learn_initial_state:
             weight, rows = self._flat_weights[0], self.num_layers * _directions(self)
@@ -46,7 +49,8 @@ class Recurrent(Served):
                 torch.nn.init.zeros_(getattr(self, name))
 
     def extra_repr(self):
-        return super().extra_repr() + (", learn_initial_state=True" if self.learn_initial_state else "")
+        ours = [name for name in ("learn_initial_state", "recompute") if getattr(self, name)]
+        return super().extra_repr() + "".join(f", {name}=True" for name in ours)
 
     @property
     def _cell(self):
@@ -112,7 +116,8 @@ class Recurrent(Served):
         return B, input.stride(1 - time), (1, B, self.hidden_size), input.new_empty(shape)
 
     def _run(self, input, hx, weights, scan):
-        """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first)."""
+        """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first,
+        recompute)."""
         batched, lstm = input.dim() == 3, self._has_c
         x = input if batched else input.unsqueeze(1)
         batch_first = self.batch_first and batched
@@ -132,13 +137,13 @@ class Recurrent(Served):
         """All layers over x (T, B, I) or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what stands for it."""
         cell = self._cell
         if self.num_layers == 1:
-            return scan(cell, x, h_0, c_0, weights, batch_first)
+            return scan(cell, x, h_0, c_0, weights, batch_first, recompute=self.recompute)
         dropout = self.dropout if self.training else 0.0
         given = cell, x, h_0, c_0, weights, batch_first, self.num_layers
         done = None
-        if scan is _ops.through_operator and not dropout:
+        if scan is _ops.through_operator and not (dropout or self.recompute):
             done = as_wavefront(*given)
-        return in_turn(scan, *given, dropout) if done is None else done
+        return in_turn(scan, *given, dropout, self.recompute) if done is None else done
 
     def uses_reference(self):
         """Whether what no kernel serves runs in plain torch operators, not as torch.nn's own forward."""

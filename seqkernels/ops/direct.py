@@ -54,8 +54,11 @@ def in_place(cell, I, states, y, weights):
     return None if known is None else drivers()[1].InPlace(cell, known, *states, y)
 
 
-def scan(cell, x, h_0, c_0, weights, batch_first):
-    """(y, h_n, c_n) by the driver, past the dispatcher. x, h_0 and c_0 are plain tensors of the right sizes."""
+def scan(cell, x, h_0, c_0, weights, batch_first, recompute=False):
+    """(y, h_n, c_n) by the driver, past the dispatcher. x, h_0 and c_0 are plain tensors of the right sizes.
+
+    recompute: of no effect without a gradient.
+    """
     known = kept(cell, weights, x.shape[2], h_0, len(h_0))
     if known is not None:
         packed = known.packed

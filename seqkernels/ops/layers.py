@@ -9,8 +9,9 @@ from .scan import needs_gradient, plain_call, through_operator
 from .scan_kernels import readable
 
 
-def in_turn(scan, cell, x, h_0, c_0, weights, batch_first, L, dropout=0.0):
-    """(y, h_n, c_n) of L layers, one after another, by scan(cell, x, h_0, c_0, weights, batch_first) of each.
+def in_turn(scan, cell, x, h_0, c_0, weights, batch_first, L, dropout=0.0, recompute=False):
+    """(y, h_n, c_n) of L layers, one after another, by scan(cell, x, h_0, c_0, weights, batch_first,
+    recompute) of each.
 
     x: (T, B, I) or (B, T, I). h_0, h_n: (L*D, B, H); so are c_0 and c_n, or None. weights: those of all layers.
     dropout: how probable it is for an element to be dropped between two layers.
@@ -20,7 +21,8 @@ def in_turn(scan, cell, x, h_0, c_0, weights, batch_first, L, dropout=0.0):
         if i and dropout:
             x = torch.dropout(x, dropout, True)
         at, own = slice(i * D, i * D + D), weights[i * per : i * per + per]
-        x, *end = scan(cell, x, h_0[at], None if c_0 is None else c_0[at], own, batch_first)
+        c = None if c_0 is None else c_0[at]
+        x, *end = scan(cell, x, h_0[at], c, own, batch_first, recompute=recompute)
         ends.append(end)
     return x, torch.cat([h for h, _ in ends]), None if c_0 is None else torch.cat([c for _, c in ends])
 

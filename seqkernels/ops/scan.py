@@ -3,6 +3,10 @@ gradient.
 
 Shapes as in `seqkernels.reference.scan`. An operator's outputs are fresh tensors, never views of each other or of an
 input.
+
+What the gradient needs: `states` and `gates` with save, all of it. With recompute as well, only what cannot be made
+from the rest: on a GPU the states, on a CPU nothing. What is not kept is empty, and `seqkernels::scan_backward` makes
+it anew: the gates by products over all steps at once, the states by the forward again.
 """
 
 import torch
@@ -17,7 +21,7 @@ _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _RAGGED = "Tensor? lengths=None, Tensor? reset=None, Tensor? reset_h=None, Tensor? reset_c=None"  # ops/ragged.py
 _LIB.define(
     "scan(str cell, Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights, bool batch_first, bool save,"
-    f" {_RAGGED}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor states, Tensor gates)",
+    f" {_RAGGED}, *, bool recompute=False) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor states, Tensor gates)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIB.define(
@@ -28,7 +32,7 @@ _LIB.define(
 )
 
 
-def through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged):
+def through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged, recompute=False):
     """(y, h_n, c_n) by the operator, which compilers, tracers and modes see.
 
     A plain call that records a gradient is `recorded`; ragged ones are not plain.
@@ -36,8 +40,8 @@ def through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged):
     tensors = [t for t in (x, h_0, c_0, *weights, *ragged) if t is not None]
     save = needs_gradient(*tensors)
     if save and not ragged and plain_call(*tensors):
-        return recorded(cell, x, h_0, c_0, weights, batch_first)
-    return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save, *ragged)[:3]
+        return recorded(cell, x, h_0, c_0, weights, batch_first, recompute)
+    return torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=recompute)[:3]
 
 
 def with_states(cell, x, h_0, c_0, weights, batch_first, *ragged):
@@ -61,12 +65,12 @@ def plain_call(x, *tensors):
     return _check.bare_thread() and _check.plain(x.dtype, x, *tensors, kind="CUDA" if x.is_cuda else "CPU")
 
 
-def recorded(cell, x, h_0, c_0, weights, batch_first):
+def recorded(cell, x, h_0, c_0, weights, batch_first, recompute=False):
     """(y, h_n, c_n) of plain tensors, by the operator's implementation as a node of autograd.
 
     Lists of tensors in an operator's autograd cost about 400 microseconds a training step.
     """
-    return _Recorded.apply(cell, batch_first, x, h_0, c_0, *weights)
+    return _Recorded.apply(cell, batch_first, recompute, x, h_0, c_0, *weights)
 
 
 def step_through_operator(cell, x, h, c, weights):
@@ -76,10 +80,10 @@ def step_through_operator(cell, x, h, c, weights):
     return h_n.squeeze(0), None if c is None else c_n.squeeze(0)
 
 
-def _save_for_backward(ctx, inputs, output):
-    cell, x, h_0, c_0, weights, batch_first, save, *ragged = inputs
+def _save_for_backward(ctx, inputs, keyword_only_inputs, output):
+    cell, x, h_0, c_0, weights, batch_first, _, *ragged = inputs
     _, _, _, states, gates = output
-    ctx.cell, ctx.batch_first, ctx.save, ctx.per_layer = cell, batch_first, save, len(weights)
+    ctx.cell, ctx.batch_first, ctx.per_layer = cell, batch_first, len(weights)
     ctx.mark_non_differentiable(states, gates)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, h_0, c_0, *weights, states, gates, *ragged)
@@ -101,9 +105,6 @@ def _gradients(ctx, dy, dh_n, dc_n, needs_dx, needs_dw, run):
     dc_n = None if c_0 is None else dc_n
     if dy is None and dh_n is None and dc_n is None:
         return None, None, None, [None] * len(weights), None, None
-    if not ctx.save:
-        with torch.no_grad():
-            *_, states, gates = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True, *ragged)
     dx, dh_0, dc_0, dweights, *dreset = run(
         cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw, *ragged
     )
@@ -116,9 +117,9 @@ class _Recorded(torch.autograd.Function):
     """`seqkernels::scan` and its gradient as a node of autograd."""
 
     @staticmethod
-    def forward(ctx, cell, batch_first, x, h_0, c_0, *weights):
-        y, h_n, c_n, states, gates = forward(cell, x, h_0, c_0, weights, batch_first, True)
-        ctx.cell, ctx.batch_first, ctx.save, ctx.per_layer = cell, batch_first, True, len(weights)
+    def forward(ctx, cell, batch_first, recompute, x, h_0, c_0, *weights):
+        y, h_n, c_n, states, gates = forward(cell, x, h_0, c_0, weights, batch_first, True, recompute=recompute)
+        ctx.cell, ctx.batch_first, ctx.per_layer = cell, batch_first, len(weights)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, c_0, *weights, states, gates)
         return y, h_n, c_n
@@ -127,9 +128,9 @@ class _Recorded(torch.autograd.Function):
     def backward(ctx, dy, dh_n, dc_n):
         # With create_graph the gradient is recorded in its turn: the operator knows how.
         run = torch.ops.seqkernels.scan_backward if torch.is_grad_enabled() else trusted_backward
-        needs = ctx.needs_input_grad[2], any(ctx.needs_input_grad[5:])
+        needs = ctx.needs_input_grad[3], any(ctx.needs_input_grad[6:])
         dx, dh_0, dc_0, dweights, *_ = _gradients(ctx, dy, dh_n, dc_n, *needs, run)
-        return None, None, dx, dh_0, dc_0, *dweights
+        return None, None, None, dx, dh_0, dc_0, *dweights
 
 
 for _key in ("CPU", "CUDA"):

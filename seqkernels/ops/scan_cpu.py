@@ -15,7 +15,9 @@ from .scan_cpu_backward import backward
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
 
-__all__ = ["backward", "forward", "gates_size", "pack_count"]
+__all__ = ["MAKES_GATES", "backward", "forward", "gates_size", "pack_count"]
+
+MAKES_GATES = False  # whether `backward` makes the gates anew where only the states were kept
 
 
 def gates_size(cell, T, B, H, D, dtype):

@@ -10,21 +10,24 @@ from .packed import per_direction
 from .ragged import NOT_RAGGED
 from .scan_launch_gpu import Backward, Forward, gates_size, time_first
 
-__all__ = ["backward", "forward", "gates_size"]
+__all__ = ["MAKES_GATES", "backward", "forward", "gates_size"]
+
+MAKES_GATES = True  # whether `backward` makes the gates anew where only the states were kept
 
 
 @in_recurrent_precision
-def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_RAGGED):
+def forward(cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_RAGGED, recompute=False):
     """y, h_n, c_n, states, gates of one layer of D directions; arguments and results as `scan_cpu.forward`.
 
     plan: the `regimes.Plan` to run with, or None for the one that suits the sizes and the device. ragged: which rows
-    end early or start again. Past a row's end, `states` has its last states.
+    end early or start again. Past a row's end, `states` has its last states. recompute: save no gates, which are empty
+    then.
     """
     T = x.shape[1 if batch_first else 0]
     if T == len(h0) == 1 and not save and plan is None:
         return step_gpu.scan(cell, x, h0, c0, per_direction(cell, weights)[0], batch_first)
     x, ragged = time_first(x, batch_first), ragged.time_first(batch_first)
-    layer = Forward(cell, x, h0, c0, weights, batch_first, save, plan, ragged)
+    layer = Forward(cell, x, h0, c0, weights, batch_first, save, plan, ragged, recompute)
     layer.project(0, T)
     layer.launch(0, T)
     return layer.results()
@@ -35,7 +38,8 @@ def backward(
     cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, plan=None,
     ragged=NOT_RAGGED,
 ):  # fmt: skip
-    """dx, dh0, dc0 and the list of the weights' gradients; arguments and results as `scan_cpu.backward`.
+    """dx, dh0, dc0 and the list of the weights' gradients; arguments and results as `scan_cpu.backward`. Gates that
+    were not kept are made anew.
 
     plan, ragged: as for `forward`. With reset_h its gradient follows, with reset_c also that.
     """

@@ -1,7 +1,7 @@
 """What `seqkernels::scan` and `seqkernels::scan_backward` run: checks, then the driver of the tensors' device; and what
 they return of fake tensors.
 
-ragged: the last four arguments of either operator, as `Ragged` has them, or as many as were given.
+ragged: the last four positional arguments of either operator, as `Ragged` has them, or as many as were given.
 """
 
 from .. import _backends, _check
@@ -19,8 +19,8 @@ def readable(x):
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def forward_kernel(cell, x, h_0, c_0, weights, batch_first, save, *ragged):
-    return _present(x, *forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged))
+def forward_kernel(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=False):
+    return _present(x, *forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=recompute))
 
 
 def _present(x, *tensors):
@@ -28,18 +28,26 @@ def _present(x, *tensors):
     return tuple(x.new_empty((0,)) if t is None else t for t in tensors)
 
 
-def forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged):
+def forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=False):
     """What the driver's `forward` returns, from arguments of any kind."""
     _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
     reason = _check.tensor_reason("x", x)
     if reason is not None:
         raise NotImplementedError(reason)
     options = _ragged(x, h_0, c_0, batch_first, *ragged) if ragged else {}
+    states, gates = _kept(x, save, recompute)
     if 0 in (*x.shape[:2], *h_0.shape):
-        return _empty_outputs(cell, x, h_0, c_0, batch_first, save)
+        return _empty_outputs(cell, x, h_0, c_0, batch_first, states, gates)
     _check.stored(("x", x), ("h_0", h_0), ("c_0", c_0), *((f"weights[{i}]", w) for i, w in enumerate(weights)))
     c_0 = None if c_0 is None else c_0.contiguous()
-    return _driver(x).forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, save, **options)
+    if states and not gates:
+        options["recompute"] = True
+    return _driver(x).forward(cell, readable(x), h_0.contiguous(), c_0, list(weights), batch_first, states, **options)
+
+
+def _kept(x, save, recompute):
+    """Whether the states are kept, and whether the gates."""
+    return save and (not recompute or _driver(x).MAKES_GATES), save and not recompute
 
 
 def _ragged(x, h_0, c_0, batch_first, *given):
@@ -54,27 +62,27 @@ def _ragged(x, h_0, c_0, batch_first, *given):
     return {"ragged": ragged} if options else {}
 
 
-def _empty_outputs(cell, x, h_0, c_0, batch_first, save):
+def _empty_outputs(cell, x, h_0, c_0, batch_first, *kept):
     """The outputs for an empty batch, or of no hidden units: nothing to compute."""
-    y, h_n, c_n, states, gates = _allocate(cell, x, h_0, c_0, batch_first, save)
+    y, h_n, c_n, states, gates = _allocate(cell, x, h_0, c_0, batch_first, *kept)
     return y, h_n.copy_(h_0), c_n if c_0 is None else c_n.copy_(c_0), states, gates
 
 
-def _allocate(cell, x, h_0, c_0, batch_first, save):
+def _allocate(cell, x, h_0, c_0, batch_first, keeps_states, keeps_gates):
     D, B, H = h_0.shape
     T = x.shape[1] if batch_first else x.shape[0]
     y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
     h_n = x.new_empty((D, B, H))
     c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
-    states = x.new_empty((CELLS[cell].states, D, T, B, H) if save else (0,))
-    gates = x.new_empty((_driver(x).gates_size(cell, T, B, H, D, x.dtype) if save else 0,))
+    states = x.new_empty((CELLS[cell].states, D, T, B, H) if keeps_states else (0,))
+    gates = x.new_empty((_driver(x).gates_size(cell, T, B, H, D, x.dtype) if keeps_gates else 0,))
     return y, h_n, c_n, states, gates
 
 
-def forward_fake(cell, x, h_0, c_0, weights, batch_first, save, *ragged):
+def forward_fake(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=False):
     _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
     _check.ragged_arguments(x, h_0, c_0, batch_first, *ragged)
-    return _allocate(cell, x, h_0, c_0, batch_first, save)
+    return _allocate(cell, x, h_0, c_0, batch_first, *_kept(x, save, recompute))
 
 
 def backward_kernel(
@@ -94,11 +102,14 @@ def backward_kernel(
 def trusted_backward(
     cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw, **options
 ):  # fmt: skip
-    """What the driver's `backward` returns, from arguments of the right sizes."""
+    """What the driver's `backward` returns, from arguments of the right sizes. States not kept are None or empty."""
+    ragged = options.get("ragged", ())
     if 0 in h_0.shape:
         given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
-        made = backward_fake(cell, *given, batch_first, needs_dx, needs_dw, *options.get("ragged", ()))
+        made = backward_fake(cell, *given, batch_first, needs_dx, needs_dw, *ragged)
         return (*(t.zero_() for t in made[:3]), [t.zero_() for t in made[3]], *(t.zero_() for t in made[4:]))
+    if states is None or not states.numel():
+        *_, states, gates = forward(cell, x, h_0, c_0, weights, batch_first, True, *ragged)
     dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
     saved = (readable(x), h_0.contiguous(), c_0, weights, states, gates)
     return _driver(x).backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw, **options)
@@ -108,9 +119,12 @@ def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, 
     D, B, H = h_0.shape
     shape = (B, T, D * H) if batch_first else (T, B, D * H)
     state = (D, B, H) if c_0 is not None else (0,)
-    size = _driver(x).gates_size(cell, T, B, H, D, x.dtype)
+    none_kept = not states.numel() and not gates.numel()
+    no_gates = none_kept or (_driver(x).MAKES_GATES and not gates.numel())
+    states_shape = (0,) if none_kept else (CELLS[cell].states, D, T, B, H)
+    size = 0 if no_gates else _driver(x).gates_size(cell, T, B, H, D, x.dtype)
     expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state)]
-    expected += [("states", states, (CELLS[cell].states, D, T, B, H)), ("gates", gates, (size,))]
+    expected += [("states", states, states_shape), ("gates", gates, (size,))]
     for name, tensor, shape in expected:
         if tensor is not None:
             _check.matches(name, tensor, shape, x)

@@ -18,6 +18,7 @@ from seqkernels.kernels.gpu.scan_forward import scan_forward
 from .launch_gpu import described, recurrent_precision
 from .packed import per_direction
 from .ragged import NOT_RAGGED, hidden
+from .scan_recompute_gpu import gates_from_states
 
 
 def gates_size(cell, T, B, H, D, dtype):
@@ -38,7 +39,9 @@ def time_first(x, batch_first):
 class Forward:
     """A layer's forward. Steps are projected before they are launched, and launched in their order, each once."""
 
-    def __init__(self, cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_RAGGED):
+    def __init__(
+        self, cell, x, h0, c0, weights, batch_first, save, plan=None, ragged=NOT_RAGGED, recompute=False
+    ):  # fmt: skip
         """As `scan_gpu.forward`, but that of batch_first y alone knows."""
         (T, B, _), (D, _, H), kind = x.shape, h0.shape, CELLS[cell]
         self._x, self._batch_first, self._lengths = x, batch_first, ragged.lengths
@@ -47,7 +50,8 @@ class Forward:
         self.y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
         self._h_n, self._c_n = h0.clone(), None if c0 is None else c0.to(torch.float32, copy=True)
         self._states = x.new_empty((kind.states, D, T, B, H)) if save else None
-        self._gates = x.new_empty(gates_size(cell, T, B, H, D, x.dtype)) if save else None
+        stored = 0 if recompute else kind.saved
+        self._gates = x.new_empty(0 if recompute else gates_size(cell, T, B, H, D, x.dtype)) if save else None
         y = time_first(self.y, batch_first)
         h = (self._states[0], T * B * H, B * H, H) if save else (y, H, *y.stride()[:2])
         c = self._states[1] if save and c0 is not None else None
@@ -56,7 +60,8 @@ class Forward:
             reset_u = ragged.reset_h.to(torch.float32) @ w_hh.to(torch.float32).mT
         arguments = (self._projected, *self._projected.stride()[:3], w_hh, _stacked(self._groups, 3), h0)
         arguments += (y, *y.stride()[:2], *h, c, self._gates, self._h_n, self._c_n, *ragged.for_kernels(), reset_u)
-        self.launch = _Launch(scan_forward, arguments, cell, x, h0, plan, CELL=on_blocks(cell)[0], KEEP=save)
+        options = {"CELL": on_blocks(cell)[0], "KEEP": save, "SAVED": stored}
+        self.launch = _Launch(scan_forward, arguments, cell, x, h0, plan, **options)
 
     def project(self, first, last):
         """The products of the steps first ... last - 1 that need no h."""
@@ -87,6 +92,8 @@ class Backward:
         self._x, self._h0, self._h, self._ragged = x, h0, states[0], ragged
         self._groups = per_direction(cell, weights)
         self._w_hh = _stacked(self._groups, 1)
+        if kind.saved and not gates.numel():
+            gates = gates_from_states(cell, x, h0, c0, self._groups, states, ragged)
         self._inputs = x.new_empty((D, T, B, kind.gates * h0.shape[2]))
         apart = None if kind.slots.x == kind.slots.u else torch.empty_like(self._inputs)
         self._recurrents = self._inputs if apart is None else apart

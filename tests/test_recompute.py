@@ -1,0 +1,83 @@
+"""Keeping less for the backward: results, what is kept, and the switch, on a CPU."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from kept import kept_by
+from scan_problem import Problem
+from seqkernels.kernels.cells import CELLS
+
+from seqkernels import functional, nn
+
+I, H = 3, 5
+KINDS = ("RNN", "LSTM", "GRU")
+
+
+@pytest.mark.parametrize("through", ("function", "operator"))
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_are_the_same_bits_and_nothing_but_inputs_is_kept(cell, through):
+    problem = Problem(cell, (4, 3, I, H, 2, True, True), torch.float32)
+    x, h, c, weights = problem.x, problem.h, problem.c, problem.weights
+    inputs = [t.requires_grad_() for t in (x, h, c, *weights) if t is not None]
+    results, kept = [], []
+    for recompute in (False, True):
+        if through == "function":
+            run = partial(functional.scan, cell, x, h, c, weights, batch_first=True, recompute=recompute)
+        else:
+            run = partial(torch.ops.seqkernels.scan, cell, x, h, c, weights, True, True, recompute=recompute)
+        tensors, outputs = kept_by(run)
+        outputs = outputs[: 1 + CELLS[cell].states]
+        results.append([*outputs, *torch.autograd.grad(sum(t.sin().sum() for t in outputs), inputs)])
+        kept.append({t.data_ptr() for t in tensors})
+    assert all(map(torch.equal, *results))
+    assert kept[1] == {t.data_ptr() for t in inputs} < kept[0]
+
+
+@pytest.mark.parametrize("layers", (1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules(kind, layers):
+    plain = getattr(nn, kind)(I, H, layers, bidirectional=True, dropout=0.5 * (layers > 1))
+    module, x, results, counts = copy.deepcopy(plain), torch.randn(4, 3, I), [], []
+    module.recompute = True
+    for run in (plain, module):
+        torch.manual_seed(1)
+        kept, (y, _) = kept_by(run, x)
+        results.append([y, *torch.autograd.grad(y.sin().sum(), [*run.parameters()])])
+        counts.append(len(kept))
+    assert all(map(torch.equal, *results))
+    assert counts[0] - counts[1] == 2 * layers, "neither states nor gates"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_switch(kind):
+    module = getattr(nn, kind)(I, H, recompute=True)
+    for made in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert made.recompute is True
+        assert repr(made) == f"{kind}({I}, {H}, recompute=True)"
+        assert list(made.state_dict()) == list(getattr(torch.nn, kind)(I, H).state_dict())
+    module.recompute = False
+    assert repr(module) == f"{kind}({I}, {H})"
+    del vars(module)["recompute"]  # as one that was pickled before there was the switch
+    assert pickle.loads(pickle.dumps(module)).recompute is False
+
+
+def test_with_a_learned_initial_state():
+    module = nn.LSTM(I, H, learn_initial_state=True, recompute=True)
+    assert repr(module) == f"LSTM({I}, {H}, learn_initial_state=True, recompute=True)"
+    module(torch.randn(4, 3, I))[0].sum().backward()
+    assert all(p.grad.any() for p in module.parameters())
+
+
+def test_it_has_no_effect_where_no_kernel_runs():
+    x, weights = torch.randn(4, 3, I, requires_grad=True), [torch.randn(H, I), torch.randn(H, H)]
+    options = {"lengths": torch.tensor([4, 1, 2]), "impl": "reference"}
+    results = [functional.scan("rnn_tanh", x, weights=weights, recompute=r, **options).y for r in (False, True)]
+    assert torch.equal(*results)
+    module = nn.GRU(I, H, recompute=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.fallback_reason(x) is not None
+        module(x)[0].sum().backward()
+    assert x.grad is not None
