@@ -3,8 +3,8 @@
 `python compile_only.py [--all]` prints one line of JSON a compilation: spilled bytes, shared memory in bytes,
 tensor-core instructions, releases that other threads' stores may come after, loads past the registers, and those of
 them that are not after a wait; bytes that a program's instructions copy to shared memory by 16, loads of 16 bytes by a
-thread, and the counts that it is compiled anew for. It needs neither a GPU nor a driver, and must run without
-TRITON_INTERPRET.
+thread, copies by tensor descriptors, and the counts that it is compiled anew for. It needs neither a GPU nor a driver,
+and must run without TRITON_INTERPRET.
 """
 
 import contextlib
@@ -100,7 +100,8 @@ def single_step(cell, rows, dtype, target):
 
 
 def attention(operation, D, target, option=None):
-    """A report of a kernel of causal attention in bf16, compiled: plain, "masked" or "dropped"."""
+    """A report of a kernel of causal attention in bf16, compiled: plain, "masked" or "dropped". Blocks are read through
+    descriptors where the GPU has them."""
     kernel, dtype, gpu = ATTENTION[operation], "bf16", TARGETS[target][0]
     capability = (gpu.arch // 10, gpu.arch % 10) if gpu.backend == "cuda" else None
     masked_forward = "masked forward" if option == "masked" and operation == "forward" else operation
@@ -110,9 +111,14 @@ def attention(operation, D, target, option=None):
         "PRECISION": "tf32", **({"mask_key": 1} if option == "masked" else {"mask": None}),
         **({} if option == "dropped" else {"seed": None}),
     }  # fmt: skip
+    blocks = {}
+    if capability is not None and capability >= (9, 0):
+        described, rows = (("q", "dout"), config.queries) if operation == "keys" else (("k", "v"), config.keys)
+        blocks = dict.fromkeys(described, (1, 1, rows, D))
+        constants |= {f"{x}_{axis}": None for x in described for axis in ("batch", "head", "row")}
     name = "-".join(filter(None, (kernel.__name__, str(D), dtype, option, target)))
     options = {"num_warps": config.warps, "num_stages": config.stages}
-    return compiled(name, kernel, constants, dtype, target, options)
+    return compiled(name, kernel, constants, dtype, target, options, blocks)
 
 
 def decode(D, rows, masked, target):
@@ -135,14 +141,18 @@ def combine(D, target):
     return compiled(name, attention_combine, constants, "bf16", target, {"num_warps": 4})
 
 
-def compiled(name, kernel, constants, dtype, target, options):
-    """A report of one compilation, as plain data, as a launch has it where all strides are multiples of 16."""
+def compiled(name, kernel, constants, dtype, target, options, blocks=()):
+    """A report of one compilation, as plain data, as a launch has it where all strides are multiples of 16.
+
+    blocks: of each argument that is a tensor descriptor the shape of its blocks.
+    """
     gpu, device = TARGETS[target]
     signature = {n: "constexpr" if n in constants else _type(n, dtype) for n in kernel.arg_names}
+    signature |= {n: f"tensordesc<{dtype}{list(shape)}>" for n, shape in dict(blocks).items()}
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, (n, kind) in enumerate(signature.items())
-        if kind not in ("constexpr", "fp32") and (n in ("I", "H") or n not in COUNTS)
+        if kind not in ("constexpr", "fp32") and n not in blocks and (n in ("I", "H") or n not in COUNTS)
     }
     source, log = ASTSource(kernel, signature, constants, aligned), io.StringIO()
     with contextlib.redirect_stdout(log):
@@ -163,7 +173,7 @@ def _read(made, log):
         text = made.asm["amdgcn"]
         # Scalar registers are spilled to lanes of vector registers, not to memory.
         spills = sum(map(int, re.findall(r"\.vgpr_spill_count:\s+(\d+)", text)))
-        absent = dict.fromkeys(("unordered", "copies", "ahead", "copied", "wide"), 0)
+        absent = dict.fromkeys(("unordered", "copies", "ahead", "copied", "wide", "described"), 0)
         return {"spilled": 4 * spills, "products": len(re.findall("v_mfma", text)), **absent}
     ptx = made.asm["ptx"]
     return {
@@ -173,6 +183,7 @@ def _read(made, log):
         "copied": 16 * 32 * made.metadata.num_warps * len(re.findall(r"cp\.async\.cg\S* \[.*?\], \[.*?\], 0x10,", ptx)),
         **_copies(made.asm["ttgir"]),
         "wide": len(re.findall(r"ld\.global\.v4\.b32", ptx)),
+        "described": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
     }
 
 

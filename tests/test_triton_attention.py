@@ -7,23 +7,11 @@ import pytest
 import torch
 from agreement import error
 from attention_cases import inputs
-from device import INTERPRETED, back, there
+from device import INTERPRETED
 from seqkernels.kernels.gpu.attention_configs import Config, config_for
-from triton_attention_cases import DTYPES, assert_right, by_torch, exact
+from triton_attention_cases import DTYPES, SMALL, TALL, WIDE, assert_right, by_torch, by_triton, exact
 
 from seqkernels import reference as oracle
-from seqkernels.ops import attention_gpu
-
-SMALL = Config(queries=32, keys=32, warps=4, stages=1)
-WIDE, TALL = Config(queries=16, keys=64, warps=4, stages=1), Config(queries=64, keys=16, warps=4, stages=1)
-
-
-def by_triton(q, k, v, dout, mask=None, causal=False, scale=None, p=0.0, seed=None, config=SMALL):
-    q, k, v, dout, mask, seed = there(q, k, v, dout, mask, seed)
-    given = causal, scale, p, seed
-    out, lse = attention_gpu.forward(q, k, v, mask, *given, config)
-    gradients = attention_gpu.backward(dout, q, k, v, mask, out, lse, *given, config, config)
-    return list(back(out, lse, *gradients))
 
 
 def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None):
@@ -38,6 +26,13 @@ def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None)
 @pytest.mark.parametrize("T, S", ((1, 1), (1, 33), (33, 33), (33, 100), (100, 33), (100, 100)))
 def test_lengths(T, S, causal, dtype):
     check(*inputs(1, 2, T, S, 16, dtype=dtype), causal=causal)
+
+
+@pytest.mark.parametrize("causal", (False, True))
+@pytest.mark.parametrize("config", (WIDE, TALL), ids=("wide", "tall"))
+@pytest.mark.parametrize("T, S", ((40, 150), (150, 40), (1, 150), (128, 128)))
+def test_lengths_where_blocks_are_not_square(T, S, config, causal):
+    check(*inputs(1, 2, T, S, 5, 3, 1), causal=causal, config=config)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,3 +166,9 @@ def test_every_size_has_blocks():
         for D, itemsize in itertools.product((1, 64, 80, 256), (2, 4)):
             for capability in (None, (8, 0), (9, 0), (12, 0)):
                 assert isinstance(config_for(operation, D, itemsize, capability), Config)
+
+
+def test_only_large_shared_memory_gets_blocks_for_it():
+    for operation in ("forward", "keys", "queries"):
+        old, large, small = (config_for(operation, 128, 2, capability) for capability in ((8, 0), (10, 3), (12, 0)))
+        assert small == old != large

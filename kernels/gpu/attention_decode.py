@@ -50,7 +50,7 @@ def attention_decode(
         total = tl.zeros((ROWS,), tl.float32)
         largest = tl.full((ROWS,), float("-inf"), tl.float32)
         acc, total, largest = attend(
-            acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, None, 0, 0, queries,
+            acc, total, largest, q_block, k, k_row, v, v_row, b, m, mask, mask_query, mask_key, None, 0, 0, queries,
             first, last, T, S, scale, D, E, CAUSAL, True, KEYS, PRECISION,
         )  # fmt: skip
     count = GROUP * T

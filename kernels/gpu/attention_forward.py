@@ -4,13 +4,14 @@ A program has a block of queries of one head and goes over the keys block by blo
 (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018); the division comes once, at the end, and the
 logarithm of the sum is kept for backward (Dao, "FlashAttention-2", 2023). Exponentials are of base 2, log2(e) being
 part of the scale. Operations: 2 B N T S (D + E), half of it if causal. Bytes: q, out and lse once; k and v once for
-each block of queries, mostly from the second-level cache.
+each block of queries, mostly from the second-level cache. What a loop reads, here k and v, comes as a pointer with
+strides, or as a tensor descriptor of blocks (1, 1, rows, columns) with None for strides: `head_of`, `load_rows`.
 """
 
 import triton
 import triton.language as tl
 
-from .dropout import drop
+from .dropout import dropped, kept
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -32,8 +33,8 @@ def attention_forward(
     if CAUSAL:
         block = blocks - 1 - block  # the longest first
     query, b, n = block * QUERIES, head // N, head % N
-    k += b * k_batch + n // GROUP * k_head
-    v += b * v_batch + n // GROUP * v_head
+    m = n // GROUP
+    k, v = head_of(k, k_batch, k_head, k_row, b, m), head_of(v, v_batch, v_head, v_row, b, m)
     if mask is not None:
         mask += b * mask_batch + n * mask_head
     rows, units, outputs = tl.arange(0, QUERIES), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
@@ -48,12 +49,12 @@ def attention_forward(
         whole = tl.minimum(whole, (query + 1) // KEYS * KEYS)
     queries = query + rows[:, None]
     acc, total, largest = attend(
-        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, queries,
-        0, whole, T, S, scale, D, E, CAUSAL, False, KEYS, PRECISION,
+        acc, total, largest, q_block, k, k_row, v, v_row, b, m, mask, mask_query, mask_key, seed, threshold, head,
+        queries, 0, whole, T, S, scale, D, E, CAUSAL, False, KEYS, PRECISION,
     )  # fmt: skip
     acc, total, largest = attend(
-        acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, queries,
-        whole, last, T, S, scale, D, E, CAUSAL, True, KEYS, PRECISION,
+        acc, total, largest, q_block, k, k_row, v, v_row, b, m, mask, mask_query, mask_key, seed, threshold, head,
+        queries, whole, last, T, S, scale, D, E, CAUSAL, True, KEYS, PRECISION,
     )  # fmt: skip
     if seed is not None:
         acc *= rescale
@@ -64,19 +65,19 @@ def attention_forward(
 
 @triton.jit
 def attend(
-    acc, total, largest, q_block, k, k_row, v, v_row, mask, mask_query, mask_key, seed, threshold, head, queries,
+    acc, total, largest, q_block, k, k_row, v, v_row, b, m, mask, mask_query, mask_key, seed, threshold, head, queries,
     first, last, T, S, scale,
     D: tl.constexpr, E: tl.constexpr, CAUSAL: tl.constexpr, CHECKED: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The block of queries over the keys first ... last - 1: the weighted sum of v (QUERIES, BLOCK_E), the sum of the
-    weights and the largest score so far, the weights being relative to it. queries: a column."""
+    weights and the largest score so far, the weights being relative to it. k, v: `head_of` b, m; queries: a column."""
     keys = tl.arange(0, KEYS)
-    units, outputs = tl.arange(0, q_block.shape[1]), tl.arange(0, acc.shape[1])
+    units, outputs = tl.arange(0, q_block.shape[1])[None, :], tl.arange(0, acc.shape[1])[None, :]
     for key in range(first, last, KEYS):
-        k_block = load_block(k, k_row, key, keys[None, :], units[:, None], S, D, CHECKED)
+        k_block = load_rows(k, k_row, b, m, key, keys[:, None], units, S, D, CHECKED)
         scores = scores_of(
-            q_block, k_block, mask, mask_query, mask_key, queries, key + keys[None, :], T, S, scale,
+            q_block, tl.trans(k_block), mask, mask_query, mask_key, queries, key + keys[None, :], T, S, scale,
             CAUSAL, CHECKED, PRECISION,
         )  # fmt: skip
         larger = tl.maximum(largest, tl.max(scores, axis=1))
@@ -84,8 +85,8 @@ def attend(
         weights = tl.exp2(scores - base[:, None])
         decay = tl.exp2(largest - base)
         total = total * decay + tl.sum(weights, axis=1)
-        weights = drop(weights, seed, threshold, head, queries, key, False)
-        v_block = load_block(v, v_row, key, keys[:, None], outputs[None, :], S, E, CHECKED)
+        weights = dropped(weights, kept(seed, threshold, head, queries, key, KEYS, False))
+        v_block = load_rows(v, v_row, b, m, key, keys[:, None], outputs, S, E, CHECKED)
         acc = tl.dot(weights.to(v_block.dtype), v_block, acc * decay[:, None], input_precision=PRECISION)
         largest = larger
     return acc, total, largest
@@ -126,6 +127,25 @@ def masked(
         if CAUSAL:
             scores = tl.where(keys <= queries, scores, float("-inf"))
     return scores
+
+
+@triton.jit
+def head_of(x, batch_stride, head_stride, row_stride, b, head):
+    """Where a head's rows begin, for `load_rows`. A tensor descriptor, whose strides are None, is that of all heads."""
+    if row_stride is not None:
+        x += b * batch_stride + head * head_stride
+    return x
+
+
+@triton.jit
+def load_rows(x, row_stride, b, head, first, rows, columns, count, SIZE: tl.constexpr, CHECKED: tl.constexpr):
+    """`load_block` of what `head_of` returned. rows: a column; columns: a row, as long as the descriptor's blocks."""
+    if row_stride is None:
+        block = x.load([tl.cast(b, tl.int32), tl.cast(head, tl.int32), first, 0])
+        block = tl.reshape(block, (rows.shape[0], columns.shape[1]))
+    else:
+        block = load_block(x, row_stride, first, rows, columns, count, SIZE, CHECKED)
+    return block
 
 
 @triton.jit

@@ -9,21 +9,31 @@ _ROUNDS = tl.constexpr(ROUNDS)
 
 
 @triton.jit
-def drop(block, seed, threshold, head, queries, key, KEYS_FIRST: tl.constexpr):
-    """The block, zero where dropout drops: (keys, queries) with KEYS_FIRST, else (queries, keys), of these queries (a
-    row, or a column) and of the keys from `key` on.
+def kept(seed, threshold, head, queries, key, KEYS: tl.constexpr, KEYS_FIRST: tl.constexpr):
+    """Which weights dropout keeps: (KEYS, queries) with KEYS_FIRST, else (queries, KEYS), of these queries (a row, or a
+    column) and of the keys from `key` on; None where the seed, a pointer to int64, is None: all of them.
 
-    head: b N + n; key is a multiple of 8, and so is the number of keys. seed: a pointer to int64, or None for the block
-    as it is. One call of the generator serves eight keys.
+    head: b N + n; key and KEYS are multiples of 8. One call of the generator serves eight keys.
     """
+    mask = None
     if seed is not None:
         if KEYS_FIRST:
-            eighths = (key // 8 + tl.arange(0, block.shape[0] // 8))[:, None]
+            eighths = (key // 8 + tl.arange(0, KEYS // 8))[:, None]
             number = _number(_words(seed, eighths, queries, head), 1, tl.arange(0, 8)[None, :, None])
+            number = tl.reshape(number, (KEYS, queries.shape[1]))
         else:
-            eighths = (key // 8 + tl.arange(0, block.shape[1] // 8))[None, :]
+            eighths = (key // 8 + tl.arange(0, KEYS // 8))[None, :]
             number = _number(_words(seed, eighths, queries, head), 2, tl.arange(0, 8)[None, None, :])
-        block = tl.where(tl.reshape(number, block.shape) >= threshold, block, 0.0)
+            number = tl.reshape(number, (queries.shape[0], KEYS))
+        mask = number >= threshold
+    return mask
+
+
+@triton.jit
+def dropped(block, mask):
+    """The block, zero where the mask of `kept` is false."""
+    if mask is not None:
+        block = tl.where(mask, block, 0.0)
     return block
 
 

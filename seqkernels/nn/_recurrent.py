@@ -123,7 +123,8 @@ class Recurrent(Served):
         batch_first = self.batch_first and batched
         if hx is None:
             shape = (self.num_layers * _directions(self), x.shape[0 if batch_first else 1], self.hidden_size)
-            h_0 = x.new_zeros(shape) if scan is _ops.through_operator else zero_state(shape, x.dtype)
+            shared = x.device.type == "cpu" and scan is not _ops.through_operator
+            h_0 = zero_state(shape, x.dtype) if shared else x.new_zeros(shape)
             c_0 = h_0 if lstm else None
         else:
             states = [(s if batched else s.unsqueeze(1)).contiguous() for s in (hx if lstm else (hx,))]

@@ -3,17 +3,34 @@
 from functools import cache, wraps
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..kernels.gpu.descriptors import describable
 from ..kernels.gpu.regimes import Device
 from ..precision import float32_precision, products
 from .rows import dense_rows
 
 
-def operands(q, k, v, mask):
-    """q, k and v, each with its strides but the last; the mask with all of its own."""
+def operand(x, block=None, descriptors=None):
+    """x (B, heads, rows, size) with its strides but the last; or a tensor descriptor of it, with None for them.
+
+    block: (rows, columns) of the blocks that a loop reads of it, or None for no descriptor. descriptors: whether to use
+    one; None is by the rule, `kernels.gpu.descriptors`. One is made at each call, on the host, and goes by value, so
+    that a CUDA graph keeps it; what that costs has not been measured.
+    """
+    x = dense_rows(x)
+    if block is not None and descriptors is None:
+        descriptors = describable(x.shape, x.stride(), x.element_size(), x.data_ptr(), capability(x.device))
+    if block is not None and descriptors:
+        return TensorDescriptor.from_tensor(x, [1, 1, *block]), None, None, None
+    return (x, *x.stride()[:3])
+
+
+def operands(q, k, v, mask, blocks=(None, None, None), descriptors=None):
+    """q, k and v as `operand` has them, of these blocks; the mask with all of its strides, booleans as bytes."""
     arguments = ()
-    for x in map(dense_rows, (q, k, v)):
-        arguments = (*arguments, x, *x.stride()[:3])
+    for x, block in zip((q, k, v), blocks, strict=True):
+        arguments = (*arguments, *operand(x, block, descriptors))
     if mask is None:
         return (*arguments, None, 0, 0, 0, 0)
     mask = mask.expand(*q.shape[:3], k.shape[2])
@@ -43,8 +60,9 @@ def in_recurrent_precision(function):
 
 @cache
 def capability(device):
-    """(major, minor), or None where Triton's interpreter runs the kernels."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    """(major, minor) of an NVIDIA GPU, else None: where Triton's interpreter runs the kernels, too."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return torch.cuda.get_device_capability(device) if nvidia else None
 
 
 @cache
