@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import torch
 
-OPERATIONS = ("forward", "masked forward", "keys", "queries")
+OPERATIONS = ("forward", "masked forward", "dropped forward", "keys", "masked keys", "dropped keys", "queries")
 KEYS = list(itertools.product(OPERATIONS, (64, 128, 256), ("bfloat16", "float32")))
 TOLERANCE = 0.02  # of the largest value; a candidate that is compiled wrong is further off
 B, N, T = 2, 16, 4096
@@ -36,12 +36,14 @@ def problem(operation, D, dtype, device, B=B, N=N, T=T):
     from seqkernels.ops import attention_gpu
 
     q, k, v, dout = torch.randn(4, B, N, T, D, dtype=getattr(torch, dtype), device=device)
-    mask = torch.rand(T, T, device=device) < 0.9 if operation == "masked forward" else None
-    causal = mask is None
-    if operation.endswith("forward"):
-        return lambda config: attention_gpu.forward(q, k, v, mask, causal, config=config)
-    out, lse = attention_gpu.forward(q, k, v, mask, causal)
-    return lambda config: attention_gpu.backward(dout, q, k, v, mask, out, lse, causal, **{operation: config})
+    option, _, name = operation.rpartition(" ")
+    mask = torch.rand(T, T, device=device) < 0.9 if option == "masked" else None
+    dropped = (0.1, torch.ones(1, dtype=torch.int64, device=device)) if option == "dropped" else (0.0, None)
+    given = mask is None, None, *dropped
+    if name == "forward":
+        return lambda config: attention_gpu.forward(q, k, v, mask, *given, config=config)
+    out, lse = attention_gpu.forward(q, k, v, mask, *given)
+    return lambda config: attention_gpu.backward(dout, q, k, v, mask, out, lse, *given, **{name: config})
 
 
 def agree(results, expected):
@@ -64,7 +66,8 @@ def tune(measure, seconds, device="cuda", keys=KEYS, clock=time.monotonic, **siz
         stop = clock() + (end - clock()) / (len(keys) - number)
         run = problem(operation, D, dtype, device, **sizes)
         capability = torch.cuda.get_device_capability(device) if device == "cuda" else None
-        present = config_for(operation, D, 2 if dtype == "bfloat16" else 4, capability)
+        option, _, name = operation.rpartition(" ")
+        present = config_for(name, D, 2 if dtype == "bfloat16" else 4, capability, option or None)
         times, failed, expected = {}, {}, None
         for config in candidates(present):
             if len(times) + len(failed) >= 2 and clock() >= stop:

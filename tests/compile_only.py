@@ -11,10 +11,10 @@ import contextlib
 import io
 import itertools
 import json
-import re
 import sys
 
 import triton
+from compiled_code import said
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import decode_plan
 from seqkernels.kernels.gpu.attention_backward import attention_backward_keys, attention_backward_queries
@@ -33,10 +33,10 @@ from triton.compiler import ASTSource
 
 # Shared memory is what one program may use; `triton.compile` does not check it.
 TARGETS = {
-    "sm_80": (GPUTarget("cuda", 80, 32), Device(108, 166_912, cooperative=True)),
+    "sm_80": (GPUTarget("cuda", 80, 32), Device(108, 166_912, cooperative=True, wide=False)),
     "sm_90": (GPUTarget("cuda", 90, 32), Device(132, 232_448, cooperative=True)),
     "sm_100": (GPUTarget("cuda", 100, 32), Device(148, 232_448, cooperative=True)),
-    "gfx942": (GPUTarget("hip", "gfx942", 64), Device(304, 65_536, cooperative=False)),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), Device(304, 65_536, cooperative=False, wide=False)),
 }
 SIZES = (64, 512, 2048, 8192)  # one for each regime of bf16
 B = 16
@@ -104,8 +104,7 @@ def attention(operation, D, target, option=None):
     descriptors where the GPU has them."""
     kernel, dtype, gpu = ATTENTION[operation], "bf16", TARGETS[target][0]
     capability = (gpu.arch // 10, gpu.arch % 10) if gpu.backend == "cuda" else None
-    masked_forward = "masked forward" if option == "masked" and operation == "forward" else operation
-    config = config_for(masked_forward, D, BYTES[dtype], capability)
+    config = config_for(operation, D, BYTES[dtype], capability, option)
     constants = {
         "D": D, "E": D, "BLOCK_D": D, "BLOCK_E": D, "CAUSAL": True, "QUERIES": config.queries, "KEYS": config.keys,
         "PRECISION": "tf32", **({"mask_key": 1} if option == "masked" else {"mask": None}),
@@ -159,7 +158,7 @@ def compiled(name, kernel, constants, dtype, target, options, blocks=()):
         made = triton.compile(source, target=gpu, options=options)
     anew = [p.name for p in kernel.params if p.name in COUNTS and (p.is_constexpr or not p.do_not_specialize)]
     shared = {"limit": device.shared, "shared": made.metadata.shared}
-    return {"name": name, **shared, "anew": anew, **_read(made, log.getvalue())}
+    return {"name": name, **shared, "anew": anew, **said(made, log.getvalue())}
 
 
 def _type(name, dtype):
@@ -168,63 +167,26 @@ def _type(name, dtype):
     return "i32" if name in COUNTS or name.split("_")[-1] in STRIDES else f"*{dtype}"
 
 
-def _read(made, log):
-    if "amdgcn" in made.asm:
-        text = made.asm["amdgcn"]
-        # Scalar registers are spilled to lanes of vector registers, not to memory.
-        spills = sum(map(int, re.findall(r"\.vgpr_spill_count:\s+(\d+)", text)))
-        absent = dict.fromkeys(("unordered", "copies", "ahead", "copied", "wide", "described"), 0)
-        return {"spilled": 4 * spills, "products": len(re.findall("v_mfma", text)), **absent}
-    ptx = made.asm["ptx"]
-    return {
-        "spilled": sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", log))),
-        "products": len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", ptx)),
-        "unordered": unordered(ptx),
-        "copied": 16 * 32 * made.metadata.num_warps * len(re.findall(r"cp\.async\.cg\S* \[.*?\], \[.*?\], 0x10,", ptx)),
-        **_copies(made.asm["ttgir"]),
-        "wide": len(re.findall(r"ld\.global\.v4\.b32", ptx)),
-        "described": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
-    }
-
-
-def _copies(ttgir):
-    """Asynchronous copies to shared memory, and those before which the last synchronisation is not a wait."""
-    count, ahead, waited = 0, 0, False
-    for found in re.finditer(r"async(?:_tma)?_copy_global_to_local|atomic_rmw \w+, (\w+)", ttgir):
-        if found[1]:
-            waited = found[1] == "acquire"
-        else:
-            count, ahead = count + 1, ahead + (not waited)
-    return {"copies": count, "ahead": ahead}
-
-
-def unordered(ptx):
-    """Releases between which and a store to global memory before them no barrier of the program's threads lies."""
-    count, stored = 0, False
-    for line in ptx.splitlines():
-        if "st.global" in line and "release" not in line:
-            stored = True
-        elif re.search(r"\b(bar|barrier)\.sync", line):
-            stored = False
-        elif re.search(r"\.(release|acq_rel)\b", line) and stored:
-            count += 1
-    return count
-
-
 def wanted(everything):
-    """(function, arguments) of each report: of an LSTM and of attention for every target, of the rest for one; or of
+    """(function, arguments) of each report: of an LSTM in the regimes of every target and of the rest for one; or of
     everything."""
-    kernels = (scan_forward, scan_backward)
-    chosen = [("lstm", target, "bf16") for target in TARGETS] + [("gru", "sm_90", "bf16"), ("lstm", "sm_90", "fp32")]
-    others = [("gru", target, "bf16") for target in TARGETS if target != "sm_90"] + [("gru", "sm_90", "fp32")]
-    others += [("rnn_tanh", "sm_90", dtype) for dtype in BYTES]
-    for kernel, (cell, target, dtype) in itertools.product(kernels, chosen + others * everything):
-        for H in SIZES if TARGETS[target][1].cooperative else (SIZES[0], SIZES[-1]):
+    kernels, every = (scan_forward, scan_backward), ("sm_80", "sm_90", "sm_100")
+    chosen = [("lstm", target, "bf16", (16, *SIZES[1:3])) for target in every]
+    chosen += [("lstm", "sm_90", "bf16", SIZES[::3])]
+    chosen += [("lstm", "gfx942", "bf16", SIZES[::3]), ("lstm", "sm_90", "fp32", SIZES[:2])]
+    chosen += [("gru", "sm_90", "bf16", SIZES[1:3])]
+    cells = itertools.product(("rnn_tanh", "lstm", "gru"), TARGETS, BYTES)
+    for kernel, (cell, target, dtype, sizes) in itertools.product(
+        kernels, [(*given, SIZES[:: 1 if given[1] in every else 3]) for given in cells] if everything else chosen
+    ):
+        for H in sizes:
             yield scan, (kernel, cell, H, dtype, target)
-    for kernel, cell, H in itertools.product(kernels, ("lstm", "gru") if everything else ("lstm",), SIZES):
-        yield scan, (kernel, cell, H, "bf16", "sm_90", True)
-    for kernel, H, precision in itertools.product(kernels, (64, 512), ("ieee", "tf32x3") if everything else ("ieee",)):
-        yield scan, (kernel, "lstm", H, "fp32", "sm_90", False, precision)
+    for kernel, cell in itertools.product(kernels, ("lstm", "gru") if everything else ("lstm",)):
+        for H in SIZES if everything else SIZES[1:3]:
+            yield scan, (kernel, cell, H, "bf16", "sm_90", True)
+    for kernel, precision in itertools.product(kernels, ("ieee", "tf32x3") if everything else ("ieee",)):
+        for H in SIZES[1:] if everything else SIZES[1:2]:
+            yield scan, (kernel, "lstm", H, "fp32", "sm_90", False, precision)
     for target in TARGETS if everything else ("sm_80", "sm_90", "gfx942"):
         yield gates, ("lstm", "bf16", target)
     for cell, rows, target in itertools.product(("lstm", "gru"), (1, B), TARGETS):
@@ -234,7 +196,7 @@ def wanted(everything):
             yield single_step, (cell, rows, "fp32", target)
     for operation, D, target in itertools.product(ATTENTION, (64, 128), TARGETS):
         for option in (None, "masked", "dropped") if target == "sm_90" else (None,):
-            if everything or D == 64 or option is None:
+            if everything or D == 64 or (target, option) == ("sm_90", None):
                 yield attention, (operation, D, target, option)
     for (D, rows), target in itertools.product(((64, 1), (128, 4)), TARGETS):
         yield decode, (D, rows, False, target)

@@ -117,8 +117,8 @@ def test_a_slot_that_is_used_again_too_early_is_caught_under_every_schedule():
 H = 40
 
 
-def plan(B, regime):
-    return regimes.Plan(regime, units=16, rows=16 if B > 1 else 1, chunk=32, warps=4)
+def plan(regime):
+    return regimes.Plan(regime, units=16, rows=16, chunk=32, warps=4)
 
 
 waiting = pytest.mark.parametrize("regime", ["grid", "streamed"])
@@ -126,19 +126,18 @@ waiting = pytest.mark.parametrize("regime", ["grid", "streamed"])
 
 @waiting
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
-@pytest.mark.parametrize("B, schedules", [(3, SCHEDULES[:3]), (1, SCHEDULES[3:6])])
-def test_scans_whose_programs_wait_agree_with_torch(cell, B, schedules, regime):
-    problem = Problem(cell, (3, B, 5, H, 2, True, True), torch.float32)
-    for seed, policy in schedules if regime == "grid" else schedules[:1]:
+def test_scans_whose_programs_wait_agree_with_torch(cell, regime):
+    problem = Problem(cell, (3, 3, 5, H, 2, True, True), torch.float32)
+    for seed, policy in SCHEDULES[:3]:
         with cooperative(seed, policy):
-            ours = problem.ours(driver=scan_gpu, plan=plan(B, regime))
+            ours = problem.ours(driver=scan_gpu, plan=plan(regime))
         assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
 
 
 def test_rows_in_blocks_wait_for_their_own():
     problem = Problem("rnn_tanh", (3, 20, 5, H, 1, False, False), torch.float32)
     with cooperative():
-        ours = problem.ours(driver=scan_gpu, plan=plan(20, "streamed"))
+        ours = problem.ours(driver=scan_gpu, plan=plan("streamed"))
     assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
 
 
@@ -195,7 +194,7 @@ def test_a_fault_in_the_scans_is_caught_under_every_schedule(monkeypatch, module
 
     def forward():
         arguments = ("rnn_tanh", problem.x, problem.h, None, problem.weights, True, True)
-        y, h_n, _, states, gates = scan_gpu.forward(*arguments, plan=plan(1, regime))
+        y, h_n, _, states, gates = scan_gpu.forward(*arguments, plan=plan(regime))
         return y, h_n, states, gates
 
     with cooperative():
@@ -204,7 +203,7 @@ def test_a_fault_in_the_scans_is_caught_under_every_schedule(monkeypatch, module
     def backward():
         saved = (problem.x, problem.h, None, problem.weights, *kept, True)
         upstream = (problem.dy, problem.dh, None)
-        dx, dh, _, dweights = scan_gpu.backward("rnn_tanh", *upstream, *saved, True, True, plan=plan(1, regime))
+        dx, dh, _, dweights = scan_gpu.backward("rnn_tanh", *upstream, *saved, True, True, plan=plan(regime))
         return dx, dh, *dweights
 
     run = forward if module is scan_forward else backward

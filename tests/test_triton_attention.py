@@ -162,10 +162,10 @@ def test_the_same_bits_every_time():
 
 
 def test_every_size_has_blocks():
-    for operation in ("forward", "masked forward", "keys", "queries"):
+    for operation, option in itertools.product(("forward", "keys", "queries"), (None, "masked", "dropped")):
         for D, itemsize in itertools.product((1, 64, 80, 256), (2, 4)):
             for capability in (None, (8, 0), (9, 0), (12, 0)):
-                assert isinstance(config_for(operation, D, itemsize, capability), Config)
+                assert isinstance(config_for(operation, D, itemsize, capability, option), Config)
 
 
 def test_only_large_shared_memory_gets_blocks_for_it():

@@ -26,10 +26,10 @@ SHAPES = {
 # One after another, as the interpreter runs programs, only one block of units may wait.
 WAITING_UNITS = 64 if INTERPRETED else 16
 PLANS = {
-    "whole": lambda B: regimes.Plan("whole", 64, 16 if B > 1 else 1, 64, 4),
-    "grid": lambda B: regimes.Plan("grid", WAITING_UNITS, 16 if B > 1 else 1, 64, 4),
-    "streamed": lambda B: regimes.Plan("streamed", WAITING_UNITS, 16 if B > 1 else 1, 32, 4),
-    "stepwise": lambda B: regimes.Plan("stepwise", 16, 16 if B > 1 else 1, 32, 4),
+    "whole": regimes.Plan("whole", 64, 16, 64, 4),
+    "grid": regimes.Plan("grid", WAITING_UNITS, 16, 64, 4),
+    "streamed": regimes.Plan("streamed", WAITING_UNITS, 16, 32, 4),
+    "stepwise": regimes.Plan("stepwise", 16, 16, 32, 4),
 }
 cells = pytest.mark.parametrize("cell", CELLS)
 plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
@@ -41,7 +41,7 @@ COMBINATIONS += [c for c in itertools.product(["lstm"], PLANS, SHAPES) if c not 
 @pytest.mark.parametrize("cell, plan, shape", COMBINATIONS)
 def test_agrees_with_torch(cell, plan, shape):
     problem = Problem(cell, SHAPES[shape], torch.float32)
-    ours = problem.ours(driver=scan_gpu, plan=PLANS[plan](problem.h.shape[1]))
+    ours = problem.ours(driver=scan_gpu, plan=PLANS[plan])
     assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
 
 
@@ -51,7 +51,7 @@ def test_agrees_with_torch(cell, plan, shape):
 def test_agrees_with_torch_in_half_precision(cell, plan, dtype):
     problem = Problem(cell, (3, 3, 7, 18, 2, True, True), dtype)
     references = problem.by_reference(torch.float64), problem.by_reference(dtype)
-    runs = [problem.ours(driver=scan_gpu, plan=plan(problem.h.shape[1])), *references]
+    runs = [problem.ours(driver=scan_gpu, plan=plan), *references]
     if cell == "rnn_relu":  # a sum that rounds to the other side of zero has another gradient, in torch as here
         runs = [{name: run[name] for name in ("y", "h_n")} for run in runs]
     assert_agree(*runs)
@@ -121,24 +121,16 @@ def test_a_plan_covers_every_unit_and_row_and_fits_the_device(cell, itemsize, D)
                 assert 2 <= plan.stages <= 6 and plan.stages * block < H200.shared
 
 
-def test_without_tf32_float32_has_small_blocks():
-    for cell, H, B in itertools.product(CELLS, (16, 64, 100, 768), (2, 64)):
+def test_without_tf32_float32_is_never_kept_on_the_chip():
+    for cell, H, B in itertools.product(CELLS, (16, 64, 100, 768), (1, 2, 64)):
         plan = regimes.plan_for(cell, H, B, 1, 4, H200, exact=True)
-        assert plan.regime in ("streamed", "stepwise") or plan.rows == 1 and plan.regime == "whole"
+        assert plan.regime in ("streamed", "stepwise") and plan.rows == 16 and plan.chunk == 32
         assert plan.blocks(H, B)[0] * plan.units >= H
         assert regimes.plan_for(cell, H, B, 1, 2, H200, exact=True) == regimes.plan_for(cell, H, B, 1, 2, H200)
-    assert regimes.plan_for("lstm", 512, 1, 1, 4, H200, exact=True).regime == "grid"
 
 
-@cells
-def test_a_program_may_have_one_row_of_many(cell):
-    problem = Problem(cell, SHAPES["odd"], torch.float32)
-    ours = problem.ours(driver=scan_gpu, plan=regimes.Plan("whole", 64, 1, 64, 8))
-    assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
-
-
-@pytest.mark.parametrize("precision, rows", (("tf32", 16), ("ieee", 1), ("tf32x3", 1)))
-def test_the_precision_decides_the_plan(precision, rows, monkeypatch):
+@pytest.mark.parametrize("precision, kept", (("tf32", True), ("ieee", False), ("tf32x3", False)))
+def test_the_precision_decides_the_plan(precision, kept, monkeypatch):
     run, seen = scan_launch_gpu.plan_for, []
     monkeypatch.setattr(scan_launch_gpu, "plan_for", lambda *a: (seen.append(run(*a)), seen[-1])[1])
     seqkernels.set_float32_precision(precision)
@@ -147,7 +139,7 @@ def test_the_precision_decides_the_plan(precision, rows, monkeypatch):
         forward = scan_gpu.forward("lstm", problem.x, problem.h, problem.c, problem.weights, False, False)
     finally:
         seqkernels.set_float32_precision(None)
-    assert [plan.rows for plan in seen] == [rows]
+    assert [plan.regime == "whole" for plan in seen] == [kept]
     torch.testing.assert_close(forward[0], problem.run(problem.x, problem.h, problem.c, problem.weights)[0])
 
 
@@ -158,3 +150,5 @@ def test_regimes_follow_the_size_and_the_device():
     assert [regime(H) for H in (64, 768, 4096, 8192)] == ["whole", "grid", "streamed", "stepwise"]
     alone = regimes.Device(132, 65_536, cooperative=False)
     assert [regime(H, device=alone) for H in (64, 768)] == ["whole", "stepwise"]
+    narrow = regimes.Device(108, 166_912, cooperative=True, wide=False)
+    assert [regime(H, device=narrow) for H in (16, 17, 64, 768)] == ["whole", "grid", "grid", "grid"]

@@ -26,8 +26,8 @@ SHAPES = {
 UNITS = {"whole": 32, **dict.fromkeys(("grid", "streamed"), 32 if INTERPRETED else 16), "stepwise": 16}
 
 
-def plan(regime, B):
-    return regimes.Plan(regime, UNITS[regime], 16 if B > 1 else 1, 32, 4)
+def plan(regime):
+    return regimes.Plan(regime, UNITS[regime], 16, 32, 4)
 
 
 def assert_right(problem, *enters, dtype=torch.float32, **options):
@@ -49,17 +49,17 @@ CASES = [
 @pytest.mark.parametrize("cell, L, regime, shape", CASES)
 def test_agrees_with_torch(cell, L, regime, shape):
     shape = SHAPES[shape]
-    assert_right(LayersProblem(cell, L, shape, torch.float32), steps=2, plan=plan(regime, shape[1]))
+    assert_right(LayersProblem(cell, L, shape, torch.float32), steps=2, plan=plan(regime))
 
 
 def test_agrees_with_torch_in_half_precision():
     problem = LayersProblem("lstm", 2, SHAPES["odd"], torch.float16)
-    assert_right(problem, dtype=torch.float16, steps=2, plan=plan("whole", 3))
+    assert_right(problem, dtype=torch.float16, steps=2, plan=plan("whole"))
 
 
 @pytest.mark.parametrize("dy", [True, False], ids=["y only", "states only"])
 def test_gradients_that_enter_by_one_output(dy):
-    assert_right(LayersProblem("lstm", 2, SHAPES["odd"], torch.float32), dy, not dy, steps=3, plan=plan("whole", 3))
+    assert_right(LayersProblem("lstm", 2, SHAPES["odd"], torch.float32), dy, not dy, steps=3, plan=plan("whole"))
 
 
 @pytest.mark.parametrize("regime", UNITS)
@@ -74,12 +74,12 @@ def test_launches_of_some_steps_are_a_launch_of_all(cell, B, regime):
 
     def launched(steps):
         chunks = [(first, min(first + steps, T)) for first in range(0, T, steps)]
-        forward = Forward(cell, x, h, c, weights, False, True, plan(regime, B))
+        forward = Forward(cell, x, h, c, weights, False, True, plan(regime))
         forward.project(0, T)
         for chunk in chunks:
             forward.launch(*chunk)
         *outputs, states, gates = forward.results()
-        backward = Backward(cell, *upstream, x, h, c, weights, states, gates, True, plan(regime, B))
+        backward = Backward(cell, *upstream, x, h, c, weights, states, gates, True, plan(regime))
         for chunk in chunks:
             backward.launch(*chunk)
         backward.to_inputs(0, T)
@@ -113,7 +113,7 @@ L = 3
 def directions():
     """Of three layers of three chunks, forward and backward: run -> a list of results, run as the tasks are listed."""
     problem = LayersProblem("rnn_tanh", L, (3, 2, 3, 4, False, True), torch.float32)
-    options = {"steps": 1, "plan": plan("whole", 2)}
+    options = {"steps": 1, "plan": plan("whole")}
     saved = problem.forward(True, **options)[1]
     return (
         lambda **run: problem.forward(True, **options, **run)[0][:2],

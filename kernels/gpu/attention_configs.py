@@ -1,8 +1,8 @@
 """Sizes of attention's blocks: not tuned, and not yet run, on a GPU.
 
 They were chosen so that the kernels, compiled for sm_80 and sm_90 in bfloat16 and float32, do not spill registers
-without a mask (24 bytes at most) and little with one, and need at most 115 KB of shared memory; from sm_90 on in 2-byte
-elements 165 KB, where they read through tensor descriptors.
+without a mask (24 bytes at most) and little with one, on sm_90 in bfloat16 with none of the options; and need at most
+115 KB of shared memory; from sm_90 on in 2-byte elements 165 KB, where they read through tensor descriptors.
 """
 
 from dataclasses import dataclass
@@ -31,19 +31,25 @@ _TABLE = {
 # Compute capability 9.0 to 11.x, not 12.x: more shared memory, and products of two groups of four warps, 64 rows each.
 _HOPPER = {
     ("forward", True): {64: Config(128, 64, 4, 3), 128: Config(128, 64, 8, 2), 256: Config(64, 32, 8, 2)},
+    ("dropped forward", True): {64: Config(128, 64, 8, 2), 128: Config(128, 64, 8, 2), 256: Config(64, 32, 8, 2)},
     ("keys", True): {64: Config(64, 128, 8, 2), 128: Config(64, 128, 8, 2), 256: Config(32, 32, 8, 1)},
+    ("masked keys", True): {64: Config(64, 128, 8, 2), 128: Config(32, 64, 8, 2), 256: Config(32, 32, 8, 1)},
+    ("dropped keys", True): {64: Config(32, 128, 8, 2), 128: Config(32, 64, 8, 2), 256: Config(32, 32, 8, 1)},
     ("queries", True): {64: Config(128, 64, 8, 2), 128: Config(128, 64, 8, 2), 256: Config(32, 32, 8, 1)},
+    ("masked queries", True): {64: Config(128, 64, 8, 2), 128: Config(64, 64, 8, 2), 256: Config(32, 32, 8, 1)},
 }
 
 
-def config_for(operation, D, itemsize, capability=None):
-    """The blocks of "forward", "masked forward", "keys" (dk, dv) or "queries" (dq), for elements of `itemsize` bytes.
+def config_for(operation, D, itemsize, capability=None, option=None):
+    """The blocks of "forward", "keys" (dk, dv) or "queries" (dq), for elements of `itemsize` bytes.
 
     D: the larger of the sizes of a query and a value. capability: (major, minor), or None where there is no NVIDIA GPU.
+    option: "dropped" with dropout, else "masked" with a mask, else None.
     """
-    key = operation, itemsize == 2
     large = capability is not None and (9, 0) <= capability < (12, 0)
-    table = _HOPPER[key] if large and key in _HOPPER else _TABLE[key]
+    named = [(name, itemsize == 2) for name in (f"{option} {operation}", operation)]
+    tables = (_HOPPER, _TABLE) if large else (_TABLE,)
+    table = next(table[name] for name in named for table in tables if name in table)
     return next(config for size, config in table.items() if size >= D)
 
 

@@ -10,11 +10,13 @@ TILE = 16  # rows and columns of a tensor core's tile
 @dataclass(frozen=True)
 class Device:
     """What a plan depends on. shared: bytes of shared memory that one program may use; cooperative: whether programs of
-    one launch may wait for each other."""
+    one launch may wait for each other; wide: whether products of 64 rows read their operands there, past the registers,
+    as from compute capability 9.0 on."""
 
     processors: int
     shared: int
     cooperative: bool
+    wide: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ def plan_for(cell, H, B, D, itemsize, device, exact=False):
     more bits than tf32."""
     gates = CELLS[cell].gates
     whole = max(TILE, _power(H))
-    if exact and itemsize == 4 and B > 1:
-        # Blocks of operands that are not cut to tf32 do not fit the registers: a program has one row, whose products
-        # are sums, or reads the weights at every step, a few terms at a time.
-        if gates * whole * whole <= 4 * 64 * 64:
-            return Plan("whole", whole, 1, whole, 8)
+    if exact and itemsize == 4:
+        # Blocks of operands that are not cut to tf32 do not fit the registers: weights are read a few terms at a time.
         return _unkept(gates, H, B, D, itemsize, device, 32, (16,))
     room = device.shared * 3 // 4  # the rest holds h and what the compiler needs
-    if gates * whole * whole * itemsize <= room:
-        return Plan("whole", whole, TILE if B > 1 else 1, whole, 4 if whole <= 64 else 8)
+    if device.wide and whole > TILE:
+        whole = max(64, whole)
+    narrow = device.cooperative and not device.wide  # there all weights of more than a tile would spill
+    if gates * whole * whole * itemsize <= room and (whole == TILE or not narrow):
+        return Plan("whole", whole, TILE, whole, 8 if whole > (TILE if device.wide else 64) else 4)
     chunk = min(256, whole)
     if device.cooperative and gates * TILE * (-(-H // chunk) * chunk) * itemsize <= room:
         rows = _rows(B, device.processors // (-(-H // TILE) * D))
@@ -84,8 +86,6 @@ def _unkept(gates, H, B, D, itemsize, device, chunk, choices=(16, 32, 64)):
 
 def _rows(B, row_groups, choices=(16, 32, 64)):
     """Rows a program, one of the choices, so that `row_groups` programs cover the batch; 0 where none does."""
-    if B == 1 and row_groups:
-        return 1
     for rows in choices:
         if -(-B // rows) <= row_groups:
             return rows

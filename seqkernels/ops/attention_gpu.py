@@ -34,7 +34,7 @@ def forward(
     if config is None and not dropout_p and is_decode(T, N // k.shape[1]):
         return decode_gpu.forward(q, k, v, mask, causal, scale)
     out, lse = q.new_empty(B, N, T, E), q.new_empty(B, N, T, dtype=torch.float32)
-    config = _config("forward" if mask is None else "masked forward", q, E) if config is None else config
+    config = _config("forward", q, E, mask, dropout_p) if config is None else config
     blocks = None, (config.keys, padded(D)), (config.keys, padded(E))
     arguments = (*operands(q, k, v, mask, blocks, descriptors), out, lse, *_dropout(dropout_p, seed))
     programs = B * N * triton.cdiv(T, config.queries)
@@ -62,12 +62,12 @@ def backward(
                 out, delta, dout, *dout.stride()[:3], N, T, E=E, BLOCK_E=padded(E), QUERIES=rows
             )
     dropped = _dropout(dropout_p, seed)
-    keys = _config("keys", q, E) if keys is None else keys
+    keys = _config("keys", q, E, mask, dropout_p) if keys is None else keys
     read = operands(q, k, v, mask, ((keys.queries, padded(D)), None, None), descriptors)
     arguments = (*read, *operand(dout, (keys.queries, padded(E)), descriptors), lse, delta, dk, dv, *dropped)
     programs = B * M * triton.cdiv(S, keys.keys)
     _launch(attention_backward_keys, programs, arguments, q, k, v, causal, scale, keys)
-    queries = _config("queries", q, E) if queries is None else queries
+    queries = _config("queries", q, E, mask, dropout_p) if queries is None else queries
     read = operands(q, k, v, mask, (None, (queries.keys, padded(D)), (queries.keys, padded(E))), descriptors)
     arguments = (*read, *operand(dout), lse, delta, dq, *dropped)
     programs = B * N * triton.cdiv(T, queries.queries)
@@ -92,5 +92,6 @@ def _launch(kernel, programs, arguments, q, k, v, causal, scale, config):
         )  # fmt: skip
 
 
-def _config(operation, q, E):
-    return config_for(operation, max(q.shape[3], E), q.element_size(), capability(q.device))
+def _config(operation, q, E, mask, dropout_p):
+    option = "dropped" if dropout_p else None if mask is None else "masked"
+    return config_for(operation, max(q.shape[3], E), q.element_size(), capability(q.device), option)

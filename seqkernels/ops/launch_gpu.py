@@ -69,12 +69,13 @@ def capability(device):
 def described(device):
     """What plans depend on. In the interpreter, which runs one program after another, a device with one processor."""
     if device.type != "cuda":
-        return Device(processors=1, shared=232_448, cooperative=False)
+        return Device(processors=1, shared=232_448, cooperative=False, wide=False)
     properties = torch.cuda.get_device_properties(device)
     return Device(
         processors=properties.multi_processor_count,
         shared=properties.shared_memory_per_block_optin,
         cooperative=torch.version.hip is None,
+        wide=capability(device) is not None and capability(device) >= (9, 0),
     )
 
 
