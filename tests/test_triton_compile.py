@@ -14,6 +14,7 @@ from seqkernels.kernels.cells import CELLS
 # name: the most bytes that may be spilled, and why
 SPILLS = {
     "scan_backward-lstm-fp32-grid-sm_90": (128, "float32 operands of four gates in 8 warps"),
+    "scan_backward-lstm-fp32-grid-sm_100": (128, "float32 operands of four gates in 8 warps"),
     "scan_forward-lstm-bf16-grid-ragged-sm_90": (256, "what reset states add before each product; not tuned"),
     "scan_backward-lstm-bf16-grid-ragged-sm_90": (128, "masks and the states to start again from; not tuned"),
     "scan_backward-gru-bf16-grid-ragged-sm_90": (128, "masks and the states to start again from; not tuned"),
