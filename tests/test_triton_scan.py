@@ -150,5 +150,7 @@ def test_regimes_follow_the_size_and_the_device():
     assert [regime(H) for H in (64, 768, 4096, 8192)] == ["whole", "grid", "streamed", "stepwise"]
     alone = regimes.Device(132, 65_536, cooperative=False)
     assert [regime(H, device=alone) for H in (64, 768)] == ["whole", "stepwise"]
+    wide = [c for c in (None, (8, 0), (9, 0), (10, 3), (12, 0)) if regimes.wide_products(c)]
+    assert wide == [(9, 0), (10, 3)], "compute capability 12.x keeps operands in registers, as 8.x does"
     narrow = regimes.Device(108, 166_912, cooperative=True, wide=False)
     assert [regime(H, device=narrow) for H in (16, 17, 64, 768)] == ["whole", "grid", "grid", "grid"]

@@ -1,11 +1,13 @@
 """Sizes of attention's blocks: not tuned, and not yet run, on a GPU.
 
 They were chosen so that the kernels, compiled for sm_80 and sm_90 in bfloat16 and float32, do not spill registers
-without a mask (24 bytes at most) and little with one, on sm_90 in bfloat16 with none of the options; and need at most
-115 KB of shared memory; from sm_90 on in 2-byte elements 165 KB, where they read through tensor descriptors.
+without a mask (24 bytes at most) and little with one, and need at most 115 KB of shared memory. On sm_90 in bfloat16,
+where they read through tensor descriptors, neither a mask nor dropout makes them spill, and they need at most 165 KB.
 """
 
 from dataclasses import dataclass
+
+from .regimes import wide_products
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class Config:
     stages: int
 
 
-# Operation and whether the elements have 2 bytes -> up to which D -> the block. Those of 4 bytes are small because a
-# product of float32 in full precision keeps its operands in registers.
+# Operation and whether the elements have 2 bytes -> up to which D -> the block. An option has entries where it differs.
+# Those of 4 bytes are small because a product of float32 in full precision keeps its operands in registers.
 _TABLE = {
     ("forward", True): {64: Config(128, 64, 4, 3), 128: Config(128, 32, 8, 2), 256: Config(64, 32, 8, 2)},
     ("masked forward", True): {64: Config(64, 64, 8, 2), 128: Config(64, 32, 8, 2), 256: Config(32, 32, 8, 1)},
@@ -28,10 +30,10 @@ _TABLE = {
     ("queries", True): {64: Config(64, 32, 8, 2), 128: Config(64, 64, 8, 2), 256: Config(32, 32, 8, 1)},
     ("queries", False): {64: Config(64, 32, 8, 2), 128: Config(32, 32, 8, 1), 256: Config(16, 16, 8, 1)},
 }
-# Compute capability 9.0 to 11.x, not 12.x: more shared memory, and products of two groups of four warps, 64 rows each.
-_HOPPER = {
+# With `wide_products`, here of two groups of four warps.
+_WIDE = {
     ("forward", True): {64: Config(128, 64, 4, 3), 128: Config(128, 64, 8, 2), 256: Config(64, 32, 8, 2)},
-    ("dropped forward", True): {64: Config(128, 64, 8, 2), 128: Config(128, 64, 8, 2), 256: Config(64, 32, 8, 2)},
+    ("dropped forward", True): {64: Config(128, 64, 8, 2)},
     ("keys", True): {64: Config(64, 128, 8, 2), 128: Config(64, 128, 8, 2), 256: Config(32, 32, 8, 1)},
     ("masked keys", True): {64: Config(64, 128, 8, 2), 128: Config(32, 64, 8, 2), 256: Config(32, 32, 8, 1)},
     ("dropped keys", True): {64: Config(32, 128, 8, 2), 128: Config(32, 64, 8, 2), 256: Config(32, 32, 8, 1)},
@@ -46,11 +48,10 @@ def config_for(operation, D, itemsize, capability=None, option=None):
     D: the larger of the sizes of a query and a value. capability: (major, minor), or None where there is no NVIDIA GPU.
     option: "dropped" with dropout, else "masked" with a mask, else None.
     """
-    large = capability is not None and (9, 0) <= capability < (12, 0)
-    named = [(name, itemsize == 2) for name in (f"{option} {operation}", operation)]
-    tables = (_HOPPER, _TABLE) if large else (_TABLE,)
-    table = next(table[name] for name in named for table in tables if name in table)
-    return next(config for size, config in table.items() if size >= D)
+    tables = (_WIDE, _TABLE) if wide_products(capability) else (_TABLE,)
+    names = f"{option} {operation}", operation
+    entries = (table.get((name, itemsize == 2), {}) for name in names for table in tables)
+    return next(config for entry in entries for size, config in entry.items() if size >= D)
 
 
 def padded(size):

@@ -7,11 +7,16 @@ from ..cells import CELLS
 TILE = 16  # rows and columns of a tensor core's tile
 
 
+def wide_products(capability):
+    """Whether products of 64 rows, of groups of four warps, read their operands from shared memory, of which there is
+    much, and not from registers: compute capability 9.0 to 11.x, not 12.x. None: no NVIDIA GPU."""
+    return capability is not None and (9, 0) <= capability < (12, 0)
+
+
 @dataclass(frozen=True)
 class Device:
     """What a plan depends on. shared: bytes of shared memory that one program may use; cooperative: whether programs of
-    one launch may wait for each other; wide: whether products of 64 rows read their operands there, past the registers,
-    as from compute capability 9.0 on."""
+    one launch may wait for each other; wide: whether it has `wide_products`."""
 
     processors: int
     shared: int

@@ -6,7 +6,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..kernels.gpu.descriptors import describable
-from ..kernels.gpu.regimes import Device
+from ..kernels.gpu.regimes import Device, wide_products
 from ..precision import float32_precision, products
 from .rows import dense_rows
 
@@ -75,7 +75,7 @@ def described(device):
         processors=properties.multi_processor_count,
         shared=properties.shared_memory_per_block_optin,
         cooperative=torch.version.hip is None,
-        wide=capability(device) is not None and capability(device) >= (9, 0),
+        wide=wide_products(capability(device)),
     )
 
 
