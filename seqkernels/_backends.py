@@ -55,9 +55,15 @@ def reason(name, x):
     if x.device.type == "cuda" and not is_compiling() and too_old(x.device):
         major, minor = OLDEST
         return f"{name} is on {x.device}: the kernels need compute capability {major}.{minor} or later"
-    if kind == "gpu" and x.device.type == "cpu" and x.dtype == torch.bfloat16:
-        return f"{name} is {x.dtype}, which Triton's interpreter gets wrong"
-    if x.dtype not in DTYPES[kind]:
+    return dtype_reason(name, x.dtype, x.device)
+
+
+def dtype_reason(name, dtype, device):
+    """Why the kernels for a device do not take what is called `name` for its dtype, or None."""
+    kind = backend(device)
+    if kind == "gpu" and device.type == "cpu" and dtype == torch.bfloat16:
+        return f"{name} is {dtype}, which Triton's interpreter gets wrong"
+    if dtype not in DTYPES[kind]:
         taken = [str(dtype).removeprefix("torch.") for dtype in DTYPES[kind]]
-        return f"{name} is {x.dtype}: the kernels take {', '.join(taken[:-1])} and {taken[-1]}"
+        return f"{name} is {dtype}: the kernels take {', '.join(taken[:-1])} and {taken[-1]}"
     return None

@@ -82,9 +82,7 @@ def _autocast_reason(device):
         active = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         return "autocast is active" if active or not is_compiling() and _is_any_autocast_enabled() else None
     dtype = autocast_dtype(device)
-    if dtype in (None, torch.float16) or dtype == torch.bfloat16 and device.type == "cuda":
-        return None
-    return f"autocast to {dtype} is active"
+    return None if dtype is None else _backends.dtype_reason("what autocast casts to", dtype, device)
 
 
 def thread_reason(device) -> str | None:

@@ -66,7 +66,7 @@ def scan(
         NotImplementedError: impl="kernel" and no kernel serves the call; the message says why.
     """
     weights = list(weights)
-    x, h_0, c_0, weights, reset_state = lowered(x, h_0, c_0, weights, reset_state)
+    x, h_0, c_0, weights, reset_state = lowered(x.device, x, h_0, c_0, weights, reset_state)
     if h_0 is None:
         h_0, c_0 = _zero_states(cell, x, c_0, weights, batch_first)
     T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
@@ -94,7 +94,7 @@ def step(cell, x, h, c=None, weights=(), *, impl="auto"):
     for name, tensor in (("x", x), ("h", h), ("c", c)):
         if tensor is not None and tensor.dim() != 2:
             raise RuntimeError(f"{name} must have 2 dimensions, got {tensor.dim()}")
-    x, h, c, weights = lowered(x, h, c, weights)
+    x, h, c, weights = lowered(x.device, x, h, c, weights)
     states = (h.unsqueeze(0), None if c is None else c.unsqueeze(0))
     _check.scan_arguments(cell, x.unsqueeze(0), *states, weights, False)
     tensors = {"x": x, "h": h, "c": c, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
@@ -220,7 +220,7 @@ def scaled_dot_product_attention(
         return _attention.direct(query, key, value, None, is_causal, scale)
     if key.dim() > 1 and value.dim() > 1 and key.shape[-2] != value.shape[-2]:  # which torch reads past the end for
         raise RuntimeError(f"Expected key and value to have the same length, got {key.shape[-2]} and {value.shape[-2]}")
-    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
+    query, key, value, attn_mask = lowered(query.device, query, key, value, attn_mask)
     reasons = attention_reasons(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if not _use_kernel(impl, reasons):
         run = reference.scaled_dot_product_attention if impl == "reference" else F.scaled_dot_product_attention

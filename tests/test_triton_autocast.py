@@ -105,7 +105,7 @@ def test_functions():
 def test_float64_and_integers_are_left_as_they_are():
     dtypes = torch.float64, torch.int64, torch.float32
     with lowering():
-        wide, whole, half = _autocast.lowered(*(torch.ones(1, device=DEVICE, dtype=t) for t in dtypes))
+        wide, whole, half = _autocast.lowered(DEVICE, *(torch.ones(1, device=DEVICE, dtype=t) for t in dtypes))
     assert (wide.dtype, whole.dtype, half.dtype) == (torch.float64, torch.int64, torch.float16)
 
 

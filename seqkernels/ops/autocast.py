@@ -15,7 +15,8 @@ def register(library, name, casts=True):
     operator = getattr(getattr(torch.ops, library.ns), name)
 
     def run(*arguments, **options):
-        arguments = lowered(*arguments) if casts else arguments
+        if casts:
+            arguments = lowered(next(x.device for x in arguments if isinstance(x, torch.Tensor)), *arguments)
         with torch._C._ExcludeDispatchKeyGuard(_KEYS):  # within, autocast is not active
             return operator(*arguments, **options)
 
@@ -23,9 +24,9 @@ def register(library, name, casts=True):
         library.impl(name, run, key)
 
 
-def lowered(*arguments):
-    """The arguments, sequences of tensors among them, cast where autocast is active for the first tensor's device."""
-    dtype = _check.autocast_dtype(next(x for x in arguments if isinstance(x, torch.Tensor)).device)
+def lowered(device, *arguments):
+    """The arguments, sequences of tensors among them, cast where autocast is active for the device."""
+    dtype = _check.autocast_dtype(device)
     return arguments if dtype is None else tuple(_cast(x, dtype) for x in arguments)
 
 
