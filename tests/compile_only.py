@@ -73,7 +73,7 @@ def scan(kernel, cell, H, dtype, target, ragged=False, precision="tf32"):
         absent += ("du",)
     constants |= {argument: None for argument in absent if argument in kernel.arg_names}
     options = ("ragged",) * ragged + (precision,) * (precision != "tf32")
-    name = "-".join((kernel.__name__, cell, dtype, plan.regime, *options, target))
+    name = "-".join((kernel.__name__, cell, dtype, plan.regime, *options, target, f"H{H}"))
     return compiled(name, kernel, constants, dtype, target, {"num_warps": plan.warps, "num_stages": plan.stages})
 
 
@@ -170,14 +170,14 @@ def _type(name, dtype):
 def wanted(everything):
     """(function, arguments) of each report: of an LSTM in the regimes of every target and of the rest for one; or of
     everything."""
-    kernels, every = (scan_forward, scan_backward), ("sm_80", "sm_90", "sm_100")
-    chosen = [("lstm", target, "bf16", (16, *SIZES[1:3])) for target in every]
+    kernels, nvidia = (scan_forward, scan_backward), ("sm_80", "sm_90", "sm_100")
+    chosen = [("lstm", target, "bf16", (16, *SIZES[1:3])) for target in nvidia]
     chosen += [("lstm", "sm_90", "bf16", SIZES[::3])]
     chosen += [("lstm", "gfx942", "bf16", SIZES[::3]), ("lstm", "sm_90", "fp32", SIZES[:2])]
     chosen += [("gru", "sm_90", "bf16", SIZES[1:3])]
     cells = itertools.product(("rnn_tanh", "lstm", "gru"), TARGETS, BYTES)
     for kernel, (cell, target, dtype, sizes) in itertools.product(
-        kernels, [(*given, SIZES[:: 1 if given[1] in every else 3]) for given in cells] if everything else chosen
+        kernels, [(*given, (16, *SIZES) if given[1] in nvidia else SIZES[::3]) for given in cells] if everything else chosen
     ):
         for H in sizes:
             yield scan, (kernel, cell, H, dtype, target)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from seqkernels.kernels.cells import CELLS
 
-# name: the most bytes that may be spilled, and why
+# name, of a scan without its size: the most bytes that may be spilled, and why
 SPILLS = {
     "scan_backward-lstm-fp32-grid-sm_90": (128, "float32 operands of four gates in 8 warps"),
     "scan_backward-lstm-fp32-grid-sm_100": (128, "float32 operands of four gates in 8 warps"),
@@ -37,13 +37,16 @@ def reports(request):
     command = [sys.executable, program, *request.param]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return {report["name"]: report for report in map(json.loads, done.stdout.splitlines())}
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    named = {report["name"]: report for report in found}
+    assert len(named) == len(found), "a report hides another of its name"
+    return named
 
 
 def test_every_kernel_and_regime_is_compiled(reports):
     for kernel in ("scan_forward", "scan_backward"):
         for regime in ("whole", "grid", "streamed", "stepwise"):
-            assert f"{kernel}-lstm-bf16-{regime}-sm_90" in reports
+            assert any(name.startswith(f"{kernel}-lstm-bf16-{regime}-sm_90") for name in reports)
     for rows, target in itertools.product((1, 16), ("sm_80", "sm_90", "sm_100", "gfx942")):
         assert f"step-lstm-bf16-B{rows}-{target}" in reports
     for target in ("sm_80", "sm_90", "gfx942"):
@@ -57,8 +60,13 @@ def test_every_kernel_and_regime_is_compiled(reports):
     assert not any("grid-gfx942" in name for name in reports), "only NVIDIA lets programs wait for each other"
 
 
+def allowed(name):
+    """The most bytes that may be spilled."""
+    return SPILLS.get(re.sub(r"-H\d+$", "", name), (0, ""))[0]
+
+
 def test_nothing_is_spilled(reports):
-    spilled = {name: r["spilled"] for name, r in reports.items() if r["spilled"] > SPILLS.get(name, (0, ""))[0]}
+    spilled = {name: r["spilled"] for name, r in reports.items() if r["spilled"] > allowed(name)}
     assert not spilled
 
 
@@ -67,7 +75,7 @@ def test_shared_memory_fits(reports):
 
 
 def test_products_run_on_tensor_cores(reports):
-    one_row = "attention_decode-.*-1-|step-.*-(fp32|bf16-B1)-|.*-(ieee|whole-tf32x3)-"
+    one_row = "attention_decode-.*-1-|step-.*-(fp32|bf16-B1)-|.*-ieee-"
     alone = re.compile(f"attention_combine|scan_gates|{one_row}")
     assert not [name for name, r in reports.items() if not r["products"] and not alone.match(name)]
 

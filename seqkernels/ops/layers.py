@@ -5,6 +5,7 @@ import torch
 from .. import _backends, _check
 from .double_backward import differentiable, recorded_gradients
 from .drivers import driver
+from .packed import per_layer
 from .scan import needs_gradient, plain_call, through_operator
 from .scan_kernels import readable
 
@@ -16,11 +17,11 @@ def in_turn(scan, cell, x, h_0, c_0, weights, batch_first, L, dropout=0.0, recom
     x: (T, B, I) or (B, T, I). h_0, h_n: (L*D, B, H); so are c_0 and c_n, or None. weights: those of all layers.
     dropout: how probable it is for an element to be dropped between two layers.
     """
-    D, per, ends = len(h_0) // L, len(weights) // L, []
-    for i in range(L):
+    D, ends = len(h_0) // L, []
+    for i, own in enumerate(per_layer(weights, L)):
         if i and dropout:
             x = torch.dropout(x, dropout, True)
-        at, own = slice(i * D, i * D + D), weights[i * per : i * per + per]
+        at = slice(i * D, i * D + D)
         c = None if c_0 is None else c_0[at]
         x, *end = scan(cell, x, h_0[at], c, own, batch_first, recompute=recompute)
         ends.append(end)

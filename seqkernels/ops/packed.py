@@ -102,6 +102,12 @@ class Kept:
         return [w.shape for w in weights] == self._shapes and self._fingerprint(*self.tensors) == self.contents
 
 
+def per_layer(weights, L):
+    """The flat list of L layers' weights as L lists."""
+    per = len(weights) // L
+    return [weights[i : i + per] for i in range(0, len(weights), per)]
+
+
 def per_direction(cell, weights):
     """The flat list of a layer's weights as groups [w_ih, w_hh] or [w_ih, w_hh, b_ih, b_hh]."""
     rows = weights[0].shape[0]

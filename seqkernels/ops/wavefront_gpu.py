@@ -14,6 +14,7 @@ from seqkernels.kernels.gpu.wavefront_plan import chunk_for
 
 from . import tasks
 from .launch_gpu import in_recurrent_precision, processors
+from .packed import per_layer
 from .scan_launch_gpu import Backward, Forward, planned, time_first
 
 
@@ -32,7 +33,7 @@ def forward(cell, x, h_0, c_0, weights, batch_first, save, steps, plan=None, run
     for the one that suits. run: what runs a list of `tasks.Task` on a device.
     """
     x, L, layers = time_first(x, batch_first), len(h_0), []
-    for i, (h, c, own) in enumerate(zip(_each(h_0, L), _each(c_0, L), _parts(weights, L))):
+    for i, (h, c, own) in enumerate(zip(_each(h_0, L), _each(c_0, L), per_layer(weights, L))):
         below = layers[-1].y if layers else x
         layers.append(Forward(cell, below, h, c, own, batch_first and i == L - 1, save, plan))
     run(_wavefront(layers, len(x), steps, _forward), x.device)
@@ -53,9 +54,10 @@ def backward(
     dy = None if dy is None else time_first(dy, batch_first)
     each = [_each(t, L) for t in (dh_n, dc_n, h_0, c_0)]
     inputs = [x, *(s[0, 0] for s in states)]  # the h of the layer below
+    own = per_layer(weights, L)
     for i in reversed(range(L)):
         dh, dc, h, c = (t[i] for t in each)
-        given = (inputs[i], h, c, _parts(weights, L)[i], states[i], gates[i])
+        given = (inputs[i], h, c, own[i], states[i], gates[i])
         layers.append(Backward(cell, layers[-1].dx if layers else dy, dh, dc, *given, needs_dx or i > 0, plan))
     run(_wavefront(layers, len(x), steps, _backward), x.device)
     layers.reverse()
@@ -94,9 +96,3 @@ def _backward(layer, first, last):
 def _each(states, L):
     """The layers' own (1, B, H) of (L, B, H), or None for each."""
     return [None] * L if states is None else states.split(1)
-
-
-def _parts(weights, L):
-    """The layers' own of a list of weights."""
-    per = len(weights) // L
-    return [weights[i : i + per] for i in range(0, len(weights), per)]
