@@ -175,10 +175,10 @@ def wanted(everything):
     chosen += [("lstm", "sm_90", "bf16", SIZES[::3])]
     chosen += [("lstm", "gfx942", "bf16", SIZES[::3]), ("lstm", "sm_90", "fp32", SIZES[:2])]
     chosen += [("gru", "sm_90", "bf16", SIZES[1:3])]
-    cells = itertools.product(("rnn_tanh", "lstm", "gru"), TARGETS, BYTES)
-    for kernel, (cell, target, dtype, sizes) in itertools.product(
-        kernels, [(*given, (16, *SIZES) if given[1] in nvidia else SIZES[::3]) for given in cells] if everything else chosen
-    ):
+    if everything:
+        cells = itertools.product(("rnn_tanh", "lstm", "gru"), TARGETS, BYTES)
+        chosen = [(*given, (16, *SIZES) if given[1] in nvidia else SIZES[::3]) for given in cells]
+    for kernel, (cell, target, dtype, sizes) in itertools.product(kernels, chosen):
         for H in sizes:
             yield scan, (kernel, cell, H, dtype, target)
     for kernel, cell in itertools.product(kernels, ("lstm", "gru") if everything else ("lstm",)):

@@ -13,6 +13,7 @@ from seqkernels.kernels.cells import CELLS
 
 # name, of a scan without its size: the most bytes that may be spilled, and why
 SPILLS = {
+    "scan_forward-gru-bf16-whole-sm_100": (16, "blocks not chosen for sm_100"),
     "scan_backward-lstm-fp32-grid-sm_90": (128, "float32 operands of four gates in 8 warps"),
     "scan_backward-lstm-fp32-grid-sm_100": (128, "float32 operands of four gates in 8 warps"),
     "scan_forward-lstm-bf16-grid-ragged-sm_90": (256, "what reset states add before each product; not tuned"),
