@@ -32,10 +32,10 @@ class Cell(Served):
     def _weight_names(self):
         return ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
 
-    def _single(self, input):
+    def _sizes(self, input):
         shape = (*input.shape[:-1], self.hidden_size)
         B, x_row = (input.shape[0], input.stride(0)) if input.dim() == 2 else (1, 0)
-        return B, x_row, shape, None
+        return (1, B, 1, 1, (0, x_row), None, (0, self.hidden_size)), shape
 
     def _run(self, input, hx, weights, scan):
         """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first)."""

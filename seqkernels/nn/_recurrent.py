@@ -103,17 +103,19 @@ class Recurrent(Served):
             states = [s.unsqueeze(1).expand(-1, batch, -1) for s in states]
         return tuple(states) if self._has_c else states[0]
 
-    def _single(self, input):
-        if self.num_layers > 1 or self.bidirectional:
-            return None
-        shape = (*input.shape[:-1], self.hidden_size)
+    def _sizes(self, input):
+        L, D = self.num_layers, _directions(self)
+        width, strides = D * self.hidden_size, input.stride()
+        y = (*input.shape[:-1], width)
         if input.dim() == 2:
-            return (1, 0, shape, input.new_empty(shape)) if shape[0] == 1 else None
+            return (y[0], 1, L, D, (strides[0], 0), y, (width, 0)), (L * D, self.hidden_size)
         time = 1 if self.batch_first else 0
-        if shape[time] > 1:
-            return None
-        B = shape[1 - time]
-        return B, input.stride(1 - time), (1, B, self.hidden_size), input.new_empty(shape)
+        T, B = y[time], y[1 - time]
+        y_steps = (width, T * width) if self.batch_first else (B * width, width)
+        return (T, B, L, D, (strides[time], strides[1 - time]), y, y_steps), (L * D, B, self.hidden_size)
+
+    def _modes(self):
+        return (False,) if self.dropout and self.num_layers > 1 else (False, True)
 
     def _run(self, input, hx, weights, scan):
         """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first,

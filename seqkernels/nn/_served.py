@@ -29,19 +29,19 @@ class Served:
     """Stands before torch's class among the bases of a module.
 
     Needs of a subclass: `_cell`, the name of the cell; `_weight_names()`, and `_weight_shapes()` by name;
-    `_size_reason(input, states)`; `_single(input)`, what makes a call one step; `_run(input, hx, weights, scan)`, what
+    `_size_reason(input, states)`; `_sizes(input)`, those of `plan_cpu.Sizes`; `_run(input, hx, weights, scan)`, what
     `forward` returns; `_by_reference(input, hx)` and `uses_reference()`.
     """
 
     _has_c = False  # whether hx is (h, c)
-    _plan = None  # how the last single step was taken, for more of the kind
+    _plan = None  # how the last plain call was made, for more of the kind
     learn_initial_state = False
 
     def forward(self, input, hx=None):
         """As torch.nn's forward."""
         if hx is None and self.learn_initial_state:
             hx = self._learned_state(input)
-        if not is_dynamo_compiling() and self._plan is not None:
+        if not is_dynamo_compiling() and self._plan is not None and self.training in self._plan.modes:
             done = self._plan(self._parameters, input, hx)
             if done is not None:
                 return done
@@ -49,7 +49,7 @@ class Served:
         if _check.plain_thread() and self._is_plain(input, hx, weights[0].dtype):
             tensors = (input, *self._given_states(hx), *weights)
             if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
-                done = self._step(input, hx, weights)
+                done = self._by_plan(input, hx, weights)
                 return self._run(input, hx, weights, direct.scan) if done is None else done
             if _check.plain(weights[0].dtype, *weights):
                 return self._run(input, hx, weights, _ops.recorded)
@@ -58,18 +58,22 @@ class Served:
         _check.state_dtypes(input, self._given_states(hx), weights[0].dtype)
         return self._by_reference(input, hx) if self.uses_reference() else super().forward(input, hx)
 
-    def _step(self, input, hx, weights):
-        """The result of a plain call that is a single step of one layer in one direction, else None."""
-        single, names = self._single(input), self._weight_names()
-        if single is None or not all(name in self._parameters for name in names):
+    def _by_plan(self, input, hx, weights):
+        """The result of a plain call that needs no gradient, by a plan that is kept for more of the kind, or None."""
+        names, modes = self._weight_names(), self._modes()
+        if self.training not in modes or not all(name in self._parameters for name in names):
             return None
-        B, x_row, state_shape, y = single
+        sizes, state_shape = self._sizes(input)
         states = self._given_states(hx) or (zero_state(state_shape, input.dtype),) * (1 + self._has_c)
         if not all(s.is_contiguous() for s in states):
             return None
         h, c = states if self._has_c else (states[0], None)
-        self._plan = direct.plan(self._cell, input, x_row, B, h, c, y, dict(zip(names, weights)))
+        self._plan = direct.plan(self._cell, input, h, c, dict(zip(names, weights)), sizes, modes)
         return None if self._plan is None else self._plan(self._parameters, input, states if self._has_c else h)
+
+    def _modes(self):
+        """The values of `training` in which a call without a gradient is the same."""
+        return False, True
 
     def _weights(self):
         """Parameters, read where they live; a parametrized or weight-normed one is an attribute that is computed."""

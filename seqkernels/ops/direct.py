@@ -1,23 +1,20 @@
 """The short path of plain calls that need no gradient: past the dispatcher to the drivers, with kept packed weights."""
 
 import importlib
+from functools import cache
+from types import SimpleNamespace
 
 from .. import _check
-from .compiled import compiled
-from .packed import PackedWeights, cached, kept_weights
+from .packed import PackedWeights, cached, kept_weights, per_layer
 from .scan import through_operator
 from .scan_kernels import readable
 
-_drivers = None  # scan_cpu and step_cpu, once they are needed
 
-
+@cache
 def drivers():
-    """The modules scan_cpu and step_cpu."""
-    global _drivers
-    if _drivers is None:
-        names = (".scan_cpu", ".step_cpu")
-        _drivers = tuple(importlib.import_module(name, __package__) for name in names)
-    return _drivers
+    """The modules that load Numba, by name, once they are needed."""
+    names = ("scan", "step", "plan")
+    return SimpleNamespace(**{name: importlib.import_module(f".{name}_cpu", __package__) for name in names})
 
 
 def kept(cell, weights, I, h, D=1):
@@ -36,22 +33,28 @@ def kept(cell, weights, I, h, D=1):
     return known
 
 
-def plan(cell, x, x_row, B, h, c, y, weights):
-    """A `step_cpu.Plan`, or None where none can be made: for plain tensors of the right sizes, weights by name.
+def plan(cell, x, h, c, weights, sizes, modes):
+    """A `plan_cpu.Plan`, or None where none can be made: for plain tensors of the right sizes, all layers' weights by
+    name.
 
-    h and c are contiguous and, but for the number of dimensions, (B, H); x's B rows are x_row elements apart. y: a
-    tensor like the first result, or None where that is h_n. c is None for a cell without it.
+    h and c are contiguous and, but for the number of dimensions, (L D, B, H); c is None for a cell without it. sizes:
+    those of `plan_cpu.Sizes`; modes: as in `plan_cpu.Plan`.
     """
-    if compiled().few_rows <= B or x.stride(-1) != 1:
+    if x.stride(-1) != 1:
         return None
-    known = kept(cell, list(weights.values()), x.shape[-1], h)
-    return None if known is None else drivers()[1].Plan(cell, known, weights, x, x_row, B, h, c, y)
+    (L, D), H, layers = sizes[2:4], h.shape[-1], []
+    for i, own in enumerate(per_layer(list(weights.values()), L)):
+        known = kept(cell, own, D * H if i else x.shape[-1], h, D)
+        if known is None:
+            return None
+        layers.append(known)
+    return drivers().plan.Plan(layers, weights, x, h, c, drivers().plan.Sizes(*sizes), modes)
 
 
 def in_place(cell, I, states, y, weights):
     """A `step_cpu.InPlace` of one layer, or None where its plain weights, of input size I, cannot be kept."""
     known = kept(cell, weights, I, y)
-    return None if known is None else drivers()[1].InPlace(cell, known, *states, y)
+    return None if known is None else drivers().step.InPlace(cell, known, *states, y)
 
 
 def scan(cell, x, h_0, c_0, weights, batch_first, recompute=False):
@@ -66,4 +69,4 @@ def scan(cell, x, h_0, c_0, weights, batch_first, recompute=False):
         packed = PackedWeights(cell, weights)
     else:
         return through_operator(cell, x, h_0, c_0, weights, batch_first)
-    return drivers()[0].forward(cell, readable(x), h_0, c_0, weights, batch_first, False, packed)[:3]
+    return drivers().scan.forward(cell, readable(x), h_0, c_0, weights, batch_first, False, packed)[:3]

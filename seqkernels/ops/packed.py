@@ -70,6 +70,17 @@ def pack_backward(cell, weight, operand):
     return packed
 
 
+class Unmoved:
+    """Whether tensors, whose shapes are known to be the same, are where they were, with no change by torch's
+    operators."""
+
+    def __init__(self, tensors):
+        self._pointers, self._versions = list(map(_POINTER, tensors)), list(map(_VERSION, tensors))
+
+    def __call__(self, tensors):
+        return list(map(_POINTER, tensors)) == self._pointers and list(map(_VERSION, tensors)) == self._versions
+
+
 class Kept:
     """The packed weights of a layer, and what tells whether they still hold.
 
@@ -79,9 +90,10 @@ class Kept:
     checked = None
 
     def __init__(self, cell, weights, key):
+        self.cell, self.has_c = cell, CELLS[cell].states == 2
         # It leaves the cache with the first of its tensors, so that a key stands for the tensors themselves.
         self._alive = [weakref.ref(w, lambda _: _cache.pop(key, None)) for w in weights]
-        self._pointers, self._versions = list(map(_POINTER, weights)), list(map(_VERSION, weights))
+        self.same = Unmoved(weights)
         self._shapes = [w.shape for w in weights]
         pairs = [(w.data_ptr(), w.numel()) for w in weights]
         self._pairs = (ctypes.c_int64 * (2 * len(pairs)))(*(v for pair in pairs for v in pair))
@@ -90,16 +102,15 @@ class Kept:
         self.contents = self._fingerprint(*self.tensors)
         self.packed = PackedWeights(cell, weights)
 
-    def same(self, weights):
-        """Whether these tensors, whose shapes are known to be the same, are where they were, with no change by torch's
-        operators."""
-        return list(map(_POINTER, weights)) == self._pointers and list(map(_VERSION, weights)) == self._versions
-
     def holds(self, weights):
         """Whether nothing has changed, contents included."""
         if not self.same(weights) or not all(w.is_contiguous() for w in weights):
             return False
-        return [w.shape for w in weights] == self._shapes and self._fingerprint(*self.tensors) == self.contents
+        return [w.shape for w in weights] == self._shapes and self.unchanged()
+
+    def unchanged(self):
+        """Whether the contents of tensors that are the same still are those that were packed."""
+        return self._fingerprint(*self.tensors) == self.contents
 
 
 def per_layer(weights, L):

@@ -38,8 +38,6 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     D, B, H = h0.shape
     time = 1 if batch_first else 0
     T, I = x.shape[time], x.shape[2]
-    size = x.element_size()
-    shape = compiled().layout(cell, size, save)
     if packed is None:
         packed = PackedWeights(cell, weights)
     y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
@@ -47,36 +45,64 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     c_n = None if c0 is None else torch.empty_like(c0)
     S = CELLS[cell].states
     states = leased(S * D * T * B * H, x.dtype).view(S, D, T, B, H) if save else None
-    chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
-    gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
-    scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
-    x_time, y_time = x.stride(time), y.stride(time)
-    rows = row_ranges(B, shape.vectors, parts_for(2.0 * T * B * shape.gates * H * (I + H)) // D)
-    tasks = []
-    for d in range(D):
-        last = (T - 1) * d  # the second direction starts at the last step
-        sign = 1 - 2 * d
-        state = size * d * B * H
-        outputs = (y.data_ptr() + size * (y_time * last + d * H), sign * y_time, y.stride(1 - time))
-        h, c = outputs, (0 if c_n is None else c_n.data_ptr() + state, 0)
-        if save:
-            h, c = (states[0, d].data_ptr(), B * H, H), (states[S - 1, d].data_ptr(), B * H)
-        arguments = (
-            *(x.data_ptr() + size * x_time * last, sign * x_time, x.stride(1 - time)),
-            *packed.directions[d],
-            *(h0.data_ptr() + state, 0 if c0 is None else c0.data_ptr() + state),
-            *outputs,
-            *h,
-            *c,
-            *(gates.data_ptr() + size * d * chunk, int(save)),
-            *(T, B, I, H),
-        )
-        for first, end in rows:
-            tasks.append((scan, (*arguments, first, end, h_n.data_ptr() + state)))
-    _run(tasks)
+    scan = Scan(cell, packed, x.dtype, (T, B, I, H), _steps(x, time), _steps(y, time), save)
+    gates = leased(scan.gates_elements, x.dtype) if save else None
+    ends = h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr()
+    kept = (states.data_ptr(), gates.data_ptr()) if save else ()
+    scan(x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr(), y.data_ptr(), *ends, *kept)
     if save and c0 is not None:
         c_n.copy_(states[1, :, T - 1])
-    return y, h_n, c_n, states, gates if save else None
+    return y, h_n, c_n, states, gates
+
+
+def _steps(tensor, time):
+    """Strides of a step and of a row."""
+    return tensor.stride(time), tensor.stride(1 - time)
+
+
+class Scan:
+    """A layer's forward for calls of the same sizes and strides, wherever their memory lies.
+
+    sizes: T, B, I, H; x, y: strides of a step and of a row.
+    """
+
+    def __init__(self, cell, packed, dtype, sizes, x, y, save=False):
+        T, B, I, H = self._sizes = sizes
+        self._packed, self._dtype, self._save = packed, dtype, save
+        size, D = dtype.itemsize, len(packed.directions)
+        shape = compiled().layout(cell, size, save)
+        self._kernel = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
+        chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
+        self.gates_elements = D * chunk
+        self._vectors, self._operations = shape.vectors, 2.0 * T * B * shape.gates * H * (I + H)
+        state, steps = size * B * H, B * H * (T if save else 0)
+        self._states = size * D * steps  # bytes from the h of all steps to their c
+        self._directions = []
+        for d, weights in enumerate(packed.directions):
+            last, sign = (T - 1) * d, 1 - 2 * d  # the second direction starts at the last step
+            self._directions.append((
+                size * x[0] * last, (sign * x[0], x[1]), weights, state * d,
+                size * (y[0] * last + d * H), (sign * y[0], y[1]), size * steps * d, size * chunk * d,
+            ))  # fmt: skip
+
+    def __call__(self, x, h0, c0, y, h_n, c_n, states=0, gates=0):
+        """All are addresses: of y with its D H columns, of states and gates where they are kept, c0 and c_n 0 where
+        there is none."""
+        save, (_, B, _, H) = self._save, self._sizes
+        memory = None if save else workspace(self.gates_elements, self._dtype)
+        gates = gates if save else memory.data_ptr()
+        rows = row_ranges(B, self._vectors, parts_for(self._operations) // len(self._directions))
+        tasks = []
+        for x_at, x_steps, weights, state, y_at, y_steps, steps, gates_at in self._directions:
+            outputs = (y + y_at, *y_steps)
+            h, c = outputs, (c_n + state if c_n else 0, 0)
+            if save:
+                first = states + steps
+                h, c = (first, B * H, H), (first + self._states if c0 else first, B * H)
+            inputs = (x + x_at, *x_steps, *weights, h0 + state, c0 + state if c0 else 0)
+            arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(save), *self._sizes)
+            tasks += [(self._kernel, (*arguments, first, last, h_n + state)) for first, last in rows]
+        _run(tasks)
 
 
 def _run(tasks):

@@ -1,0 +1,121 @@
+"""A module's call on a CPU without a gradient, worked out once for calls like it: what is left is to see that the call
+is alike, to allocate the results, and to call the kernels."""
+
+from operator import is_, itemgetter
+from typing import NamedTuple
+
+import torch
+
+from .._check import overridden
+from .compiled import compiled
+from .guards import guard
+from .packed import Unmoved
+from .scan_cpu import Scan
+from .step_cpu import Step
+from .workspace import on_huge_pages
+
+
+class Sizes(NamedTuple):
+    """A call of a recurrent module, or of a cell: its sizes and strides, and the shapes of what it returns."""
+
+    T: int
+    B: int
+    L: int  # layers
+    D: int  # directions
+    x: tuple  # strides of a step and of a row
+    y: tuple | None  # the first result's shape; None where it is h_n itself
+    y_steps: tuple  # strides of a step and of a row of it
+
+
+class Plan:
+    """A call of a module with kept weights, for calls like it."""
+
+    def __init__(self, kept, weights, x, h, c, sizes, modes):
+        """kept: the Kept of each layer; weights: the parameters by name; h, c: hx, c None where there is none; modes:
+        the values of `module.training` for which the plan holds."""
+        self.modes, self._has_c = modes, c is not None
+        self._read, self._weights = itemgetter(*weights), tuple(weights.values())
+        self._unmoved, self._zeros = Unmoved(self._weights), torch.zeros_like(h)
+        c = torch.empty_like(h) if c is None or c is h else c
+        self._alike, self._alike_with_c = guard(x, h, *self._weights), guard(x, h, c, *self._weights)
+        self._records = any(t.requires_grad for t in (x, h, c, *self._weights))
+        self._run, self._y, self._dtype = _runner(kept, x, h, sizes), sizes.y, x.dtype
+
+    def __call__(self, parameters, x, hx):
+        """What the module with these parameters returns, or None where this call is another or a weight has changed."""
+        if hx is None:
+            h = c = self._zeros
+        elif not self._has_c:
+            h = c = hx
+        elif type(hx) in (tuple, list) and len(hx) == 2:
+            h, c = hx
+        else:
+            return None
+        try:
+            weights = self._read(parameters)
+        except KeyError:
+            return None
+        alike = self._alike(x, h, *weights) if c is h else self._alike_with_c(x, h, c, *weights)
+        if (
+            not alike
+            or not all(map(is_, weights, self._weights))
+            or not self._unmoved(weights)
+            or (self._records and torch.is_grad_enabled())
+            or overridden()
+        ):
+            return None
+        return self._results(x, h, c)
+
+    def __reduce__(self):
+        return type(None), ()  # a module's copy, or what is pickled of it, has no plan
+
+    def _results(self, x, h, c):
+        h_n = torch.empty_like(h)
+        y = h_n if self._y is None else on_huge_pages(torch.empty(self._y, dtype=self._dtype))
+        c_n = torch.empty_like(c) if self._has_c else h_n
+        ends = y.data_ptr(), h_n.data_ptr(), c_n.data_ptr()
+        if not self._run(x.data_ptr(), h.data_ptr(), c.data_ptr(), *ends):
+            return None
+        end = (h_n, c_n) if self._has_c else h_n
+        return end if self._y is None else (y, end)
+
+
+def _runner(kept, x, h, sizes):
+    """A function of the addresses of x, h, c, y, h_n and c_n, c any where there is none; false, and nothing done, where
+    the contents of the weights have changed."""
+    few = compiled().few_rows > sizes.B
+    if few and sizes.T == sizes.D == len(kept) == 1:
+        return Step(kept[0], x.dtype, sizes.x[1], sizes.B)
+    return _Scans(kept, x, h, sizes)
+
+
+class _Scans:
+    """Layers one after another."""
+
+    def __init__(self, kept, x, h, sizes):
+        T, B, _, D, x_steps, _, y_steps = sizes
+        H, dtype = h.shape[-1], x.dtype
+        self._kept, self._has_c = kept, kept[0].has_c
+        self._between, self._dtype = (T, B, D * H), dtype
+        self._state = dtype.itemsize * D * B * H  # bytes of a layer's states
+        self._scans = []
+        for i, layer in enumerate(kept):
+            first, last = i == 0, i == len(kept) - 1
+            own = (B * D * H, D * H)
+            given = (T, B, x.shape[-1] if first else D * H, H), x_steps if first else own, y_steps if last else own
+            self._scans.append(Scan(layer.cell, layer.packed, dtype, *given))
+
+    def __call__(self, x, h, c, y, h_n, c_n):
+        if not all([layer.unchanged() for layer in self._kept]):
+            return False
+        *below, last = self._scans
+        for i, scan in enumerate(below):
+            between = on_huge_pages(torch.empty(self._between, dtype=self._dtype))
+            scan(x, *self._of(i, h, c), between.data_ptr(), *self._of(i, h_n, c_n))
+            x, _held = between.data_ptr(), between  # held while the next layer reads it
+        last(x, *self._of(len(below), h, c), y, *self._of(len(below), h_n, c_n))
+        return True
+
+    def _of(self, layer, h, c):
+        """The addresses of a layer's states; 0 for a c that does not exist."""
+        return h + self._state * layer, c + self._state * layer if self._has_c else 0

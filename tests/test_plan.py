@@ -1,0 +1,84 @@
+"""Whole sequences without a gradient: a module keeps how it made the last call, for calls like it and no others."""
+
+import pytest
+import torch
+from test_step import I, agree, leaves, pair
+
+KINDS = ("RNN", "LSTM", "GRU")
+OPTIONS = (
+    {},
+    {"batch_first": True, "bias": False},
+    {"num_layers": 3},
+    {"bidirectional": True, "batch_first": True},
+    {"num_layers": 2, "bidirectional": True, "dtype": torch.float64},
+)
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def given(module, kind, T, B):
+    """x and hx, both non-zero; B = 0 is without a batch."""
+    dtype = next(module.parameters()).dtype
+    rows, H = module.num_layers * (1 + module.bidirectional), module.hidden_size
+    sequence = (T,) if not B else (B, T) if module.batch_first else (T, B)
+    h, c = torch.randn(2, rows, *([B] if B else []), H, dtype=dtype)
+    return torch.randn(*sequence, I, dtype=dtype), (h.clone(), c.clone()) if kind == "LSTM" else h.clone()
+
+
+@kinds
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_form_of_a_call(kind, options):
+    ours, theirs = pair(kind, **options)
+    with torch.no_grad():
+        for T, B in ((6, 3), (6, 0), (1, 20), (200, 1), (6, 3)):
+            x, hx = given(ours, kind, T, B)
+            agree(ours, theirs, x, hx)
+            agree(ours, theirs, x)
+            agree(ours, theirs, torch.randn(*x.shape[:-1], 2 * I, dtype=x.dtype)[..., 1 : I + 1], hx)
+            if B:
+                agree(ours, theirs, x.transpose(0, 1).contiguous().transpose(0, 1), hx)
+
+
+@kinds
+def test_weights_of_any_layer_that_change_behind_the_plan(kind):
+    ours, theirs = pair(kind, num_layers=2, bidirectional=True)
+    x, hx = given(ours, kind, 4, 2)
+    with torch.no_grad():
+        agree(ours, theirs, x, hx)
+        for mine, other in zip(ours.parameters(), theirs.parameters()):
+            mine.data.mul_(1.5)
+            other.mul_(1.5)
+            agree(ours, theirs, x, hx)
+
+
+@kinds
+def test_results_are_the_callers_own(kind):
+    ours = pair(kind, num_layers=2)[0]
+    x, hx = given(ours, kind, 5, 2)
+    with torch.no_grad():
+        ours(x, hx)
+        first = leaves(ours(x, hx))
+        kept = [t.clone() for t in first]
+        for t in leaves(ours(2 * x, hx)):
+            t.zero_()
+    assert all(map(torch.equal, first, kept))
+
+
+def test_dropout_between_layers_is_not_forgotten():
+    module, x = pair("GRU", num_layers=2, dropout=0.5)[0], torch.randn(4, 2, I)
+    with torch.no_grad():
+        module.eval()
+        plain = [module(x)[0] for _ in range(2)]
+        module.train()
+        assert not torch.equal(module(x)[0], plain[0])
+        module.training = False
+        assert all(torch.equal(module(x)[0], y) for y in plain)
+
+
+@pytest.mark.parametrize("threads", (2, 3))
+def test_threads_may_change_between_calls(threads):
+    module, x = pair("LSTM", num_layers=2)[0], torch.randn(130, 70, I)
+    with torch.no_grad():
+        torch.set_num_threads(1)
+        one = [module(x)[0] for _ in range(2)][-1]
+        torch.set_num_threads(threads)
+        assert torch.equal(module(x)[0], one)
