@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 
 CHOICES = ("auto", "triton")
 DTYPES = {
-    "cpu": (torch.float32, torch.float64),
+    "cpu": (torch.float32, torch.float64, torch.bfloat16),
     "gpu": (torch.float32, torch.float16, torch.bfloat16),
 }
 OLDEST = 8, 0  # compute capability of NVIDIA GPUs

@@ -205,12 +205,15 @@ def layer_weights(cell, I, h, weights, D=1):
         matches(f"weights[{i}]", w, shapes[i % len(shapes)], h)
 
 
-def matches(name, tensor, shape, x):
-    """Raises unless `tensor` has this shape and the dtype and device of x, the input or a state."""
+def matches(name, tensor, shape, x, dtype=None):
+    """Raises unless `tensor` has this shape and the dtype (unless another is given) and device of x, the input or a
+    state."""
+    dtype = x.dtype if dtype is None else dtype
     if tensor.shape != shape:
         raise RuntimeError(f"Expected {name} size {tuple(shape)}, got {list(tensor.shape)}")
-    if tensor.dtype != x.dtype:
-        raise ValueError(f"{name} must have the input's dtype, {x.dtype}, got {tensor.dtype}")
+    if tensor.dtype != dtype:
+        whose = "the input's dtype" if dtype == x.dtype else "dtype"
+        raise ValueError(f"{name} must have {whose}, {dtype}, got {tensor.dtype}")
     if tensor.device != x.device:
         raise RuntimeError(
             f"Input and {name} are not at the same device, found input at {x.device} and {name} at {tensor.device}"

@@ -82,3 +82,12 @@ def test_threads_may_change_between_calls(threads):
         one = [module(x)[0] for _ in range(2)][-1]
         torch.set_num_threads(threads)
         assert torch.equal(module(x)[0], one)
+
+
+def test_an_attribute_that_is_set_makes_another_call():
+    module, theirs = pair("LSTM")
+    x = torch.randn(3, 3, I)
+    with torch.no_grad():
+        agree(module, theirs, x)
+        module.batch_first = theirs.batch_first = True
+        agree(module, theirs, x)

@@ -155,7 +155,7 @@ def test_changed_weights_are_seen():
 
 
 def test_what_no_kernel_serves_runs_through_the_module():
-    for module in (nn.LSTM(I, 8, proj_size=3), nn.GRU(I, 8).bfloat16()):
+    for module in (nn.LSTM(I, 8, proj_size=3), nn.GRU(I, 8).half()):
         dtype = module.weight_ih_l0.dtype
         x = torch.randn(T, B, I).to(dtype)
         y, state = whole(module, x)

@@ -65,7 +65,7 @@ from numba import njit
 from numba.core import types
 from seqkernels.kernels.cpu import scan_forward, target
 target.current = lambda: target.describe("aarch64-unknown-linux-gnu", "generic", "+neon")
-function = scan_forward.build(cell="lstm", size=4, save=False)
+function = scan_forward.build(cell="lstm", size=4, save=False, stored=4)
 function.compile(tuple([types.intp] * len(scan_forward.ARGUMENTS)))
 print(function.inspect_llvm(function.signatures[0]))
 """

@@ -9,7 +9,7 @@ Operations: 2 S (D + Dv) a row. Bytes from outside the caches: K and V once, whi
 
 from . import target
 from .inner import inner
-from .parts import flush_denormals, load_part, never_inline, restore_denormals, store_part
+from .parts import flush_denormals, never_inline, restore_denormals
 from .rowwise import (
     across,
     add_scaled,
@@ -21,11 +21,12 @@ from .rowwise import (
     one_over_sum,
     outer_part,
     raised,
+    scaled_row,
     store_sums,
-    times,
     weight,
+    write_row,
 )
-from .tiles import add, load, outer, store, zeros
+from .tiles import add, load, store, zeros
 
 ARGUMENTS = (
     *("q", "q_batch", "q_head", "q_row"),  # (B, N, T, D): address, strides in elements; the last stride is 1 in all
@@ -57,9 +58,10 @@ def workspace(size, rows, D):
     return W + rows * (W * -(-D // W) + W + BLOCK)
 
 
-def build(size):
+def build(size, stored):
+    """stored: bytes of an element of q, k, v and out, `size` or 2, bfloat16."""
     W = target.current().lanes(size)
-    load_rows, attend, combine = _load_rows(size), _attend(size), _combine(size)
+    load_rows, attend, combine = _load_rows(size, stored), _attend(size, stored), _combine(size, stored)
 
     @inner
     def compute(q, k, v, out, N, group, T, S, D, Dv, records, work, first, last, step, first_row, last_row):
@@ -70,15 +72,15 @@ def build(size):
         for item in range(first, last, step):
             head, chunk = item // count, item % count
             b, h = head // heads, head % heads
-            load_rows((q[0] + size * (q[1] * b + q[2] * h * group), q[2], q[3]), group, T, D, work)
-            keys = (k[0] + size * (k[1] * b + k[2] * h), k[3], S, D)
-            values = (v[0] + size * (v[1] * b + v[2] * h), v[3], Dv)
+            load_rows((q[0] + stored * (q[1] * b + q[2] * h * group), q[2], q[3]), group, T, D, work)
+            keys = (k[0] + stored * (k[1] * b + k[2] * h), k[3], S, D)
+            values = (v[0] + stored * (v[1] * b + v[2] * h), v[3], Dv)
             own = records + each * rows * item
             for start in range(CHUNK * chunk, min(CHUNK * (chunk + 1), S), BLOCK):
                 attend(keys, values, start, rows, work, own, each, start == CHUNK * chunk)
         for row in range(first_row, last_row):
             first_record = records + each * (row // rows * count * rows + row % rows)
-            combine(first_record, count, each * rows, Dv, out + size * Dv * row)
+            combine(first_record, count, each * rows, Dv, out + stored * Dv * row)
 
     @inner
     def run(
@@ -93,9 +95,9 @@ def build(size):
     return run
 
 
-def _load_rows(size):
+def _load_rows(size, stored):
     """The queries of all rows, scaled, each padded with zeros to whole vectors."""
-    W = target.current().lanes(size)
+    W, scaled = target.current().lanes(size), scaled_row(stored)
 
     @inner
     def load_rows(q, group, T, D, work):
@@ -103,17 +105,17 @@ def _load_rows(size):
         padded = -(-D // W) * W
         for r in range(group * T):
             for d in range(0, D, W):
-                part = load_part(zeros(1, 1, size), (p + size * (head * (r // T) + row * (r % T) + d), 0, 1, D - d))
-                store(times(part, (work,)), work + size * (W + padded * r + d), 0)
+                source = p + stored * (head * (r // T) + row * (r % T) + d)
+                scaled(zeros(1, 1, size), (source, D - d, work, work + size * (W + padded * r + d)))
 
     return load_rows
 
 
-def _attend(size):
+def _attend(size, stored):
     """A function that takes the keys from `start` on, up to BLOCK of them, into the records of all rows."""
     W = target.current().lanes(size)
     vector = W * size
-    scores, several, single = _scores(size), _accumulate(ROWS, size), _accumulate(1, size)
+    scores, several, single = _scores(size, stored), _accumulate(ROWS, size, stored), _accumulate(1, size, stored)
 
     @inner
     def attend(keys, values, start, rows, work, records, each, new):
@@ -123,7 +125,7 @@ def _attend(size):
         queries = work + vector
         alphas = queries + size * padded * rows
         p = alphas + vector * rows
-        k, v = k + size * k_row * start, v + size * v_row * start
+        k, v = k + stored * k_row * start, v + stored * v_row * start
         for r in range(rows):
             record, row = records + each * r, p + size * BLOCK * r
             if new:
@@ -148,59 +150,59 @@ def _attend(size):
     return attend
 
 
-def _scores(size):
+def _scores(size, stored):
     """p[key] of `count` keys with one query; -inf up to a whole vector."""
     W = target.current().lanes(size)
-    several, two, single = multiply(WIDE), multiply(2), multiply(1)
+    several, two, single = (multiply(n, stored) for n in (WIDE, 2, 1))
+    part = multiply_part(stored)
 
     @inner
     def scores(k, k_row, count, D, q, p):
         for i in range(0, count, W):
-            acc, at, inside = zeros(W, 1, size), k + size * k_row * i, 0
+            acc, at, inside = zeros(W, 1, size), k + stored * k_row * i, 0
             if count - i >= W:
                 wide, inside = D // (WIDE * W) * (WIDE * W), D // W * W
                 even = D // (2 * W) * (2 * W)
                 for d in range(0, wide, WIDE * W):
-                    acc = several(acc, (at + size * d, k_row, q + size * d))
+                    acc = several(acc, (at + stored * d, k_row, q + size * d))
                 for d in range(wide, even, 2 * W):
-                    acc = two(acc, (at + size * d, k_row, q + size * d))
+                    acc = two(acc, (at + stored * d, k_row, q + size * d))
                 for d in range(even, inside, W):
-                    acc = single(acc, (at + size * d, k_row, q + size * d))
+                    acc = single(acc, (at + stored * d, k_row, q + size * d))
             for d in range(inside, D, W):
-                acc = multiply_part(acc, (at + size * d, k_row, q + size * d, count - i, D - d))
+                acc = part(acc, (at + stored * d, k_row, q + size * d, count - i, D - d))
             store_sums(acc, (p + size * i, count - i))
 
     return scores
 
 
-def _accumulate(m, size):
+def _accumulate(m, size, stored):
     """sums = alpha sums + p V over `count` keys and m rows; when they are new there are no sums to read."""
-    wide, two, narrow = (_value_columns(m, n, size) for n in (WIDE, 2, 1))
+    wide, two, narrow = (_value_columns(m, n, size, stored) for n in (WIDE, 2, 1))
     W = target.current().lanes(size)
 
     @inner
     def accumulate(v, v_row, count, Dv, weights, sums, each, new):
         d = 0
         while d + WIDE * W <= Dv:
-            wide(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
+            wide(v + stored * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += WIDE * W
         if d + 2 * W <= Dv:
-            two(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
+            two(v + stored * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += 2 * W
         while d < Dv:
-            narrow(v + size * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
+            narrow(v + stored * d, v_row, count, Dv - d, weights, sums + size * d, each, new)
             d += W
 
     return accumulate
 
 
-def _value_columns(m, n, size):
+def _value_columns(m, n, size, stored):
+    add_row = outer_part(stored)
+
     @inner
     def term(acc, v, v_row, i, left, p):
-        row = v + size * v_row * i
-        if n > 1:
-            return outer(acc, p + size * i, BLOCK, row)
-        return outer_part(acc, (p + size * i, BLOCK, row, left))
+        return add_row(acc, (p + size * i, BLOCK, v + stored * v_row * i, left))
 
     @inner
     def columns(v, v_row, count, left, weights, sums, each, new):
@@ -224,10 +226,10 @@ def _value_columns(m, n, size):
     return columns
 
 
-def _combine(size):
+def _combine(size, stored):
     """One row of the output from its `count` records, `stride` bytes apart."""
     W = target.current().lanes(size)
-    vector = W * size
+    vector, write = W * size, write_row(stored)
 
     @inner
     def combine(first, count, stride, Dv, out):
@@ -243,6 +245,6 @@ def _combine(size):
             acc = zeros(1, 1, size)
             for c in range(count):
                 acc = add_scaled(acc, (first + stride * c + 2 * vector + size * d, 0, first + stride * c))
-            store_part(times(acc, (first + vector,)), (out + size * d, 0, 1, Dv - d))
+            write(acc, (out + stored * d, Dv - d, first + vector))
 
     return combine

@@ -30,8 +30,8 @@ def _view(kind):
 
 
 def build(size):
-    """A function that returns the 64-bit hash. `size`: bytes of an element, 4 or 8; all of them count."""
-    words = _view(types.int32 if size == 4 else types.int64)
+    """A function that returns the 64-bit hash. `size`: bytes of an element, 2, 4 or 8; all of them count."""
+    words = _view({2: types.int16, 4: types.int32, 8: types.int64}[size])
     odd = np.int64(-7046029254386353131)  # 2^64 divided by the golden ratio (Knuth): its multiples spread evenly
 
     @inner

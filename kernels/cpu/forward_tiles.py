@@ -2,15 +2,15 @@
 
 from ..cells import CELLS
 from .inner import inner
-from .parts import load_part, store_part
+from .layout import terms
 from .primitives import on_vectors
 from .product import LINE, product
 from .tiles import add, load, tile_op, zeros
 
 
-def project_tile(m, shape, size):
+def project_tile(m, shape):
     """A function (row, (x, x_row, gates, I, w_ih, b_ih)): pre-activations of m rows of x, in one slab."""
-    n, gate_row = shape.vectors, shape.gate_row
+    n, gate_row, size, stored = shape.vectors, shape.gate_row, shape.size, shape.stored
 
     @tile_op
     def store_gates(frame):
@@ -24,70 +24,79 @@ def project_tile(m, shape, size):
     @inner
     def tile(row, arguments):
         x, x_row, gates, I, w_ih, b_ih = arguments
-        acc = product(m, n, size, x + size * x_row * row, x_row, I, w_ih, w_ih)
+        acc = product(m, n, size, stored, x + stored * x_row * row, x_row, I, w_ih, w_ih)
         store_gates(add(acc, load(acc, b_ih, 0)), (gates + size * gate_row * row,))
 
     return tile
 
 
-def step_tile(m, shape, size, cell_op):
-    """A function (row, arguments): m rows of one step in one slab, the product and `cell_op` on its registers."""
-    n, gate_row = shape.vectors, shape.gate_row
+def step_tile(m, shape, cell_op, c_size):
+    """A function (row, arguments): m rows of one step in one slab, the product and `cell_op` on its registers. c_size:
+    bytes of an element of c."""
+    n, gate_row, size, stored = shape.vectors, shape.gate_row, shape.size, shape.stored
     lines = size * n * shape.lanes // LINE  # of a term's weights
+    count = inner(terms)
 
     @inner
     def tile(row, arguments):
         before, before_row, unit, w_hh, following, b_hh, gates, y, y_row, h, h_row, c_before, c, H, left = arguments
-        before = before + size * before_row * row
-        share = LINE * H * (row // m)  # each tile asks for its part of what follows
+        before = before + stored * before_row * row
+        share = LINE * count(H, size, stored) * (row // m)  # each tile asks for its part of what follows
         ahead = following + share if row < m * lines else w_hh
-        acc = product(m, n, size, before, before_row, H, w_hh, ahead)
-        c_row = size * H * row
-        outputs = (y + size * y_row * row, y_row, h + size * h_row * row, h_row)
-        states = (before + unit, before_row, *outputs, c_before + c_row, c + c_row, H)
+        acc = product(m, n, size, stored, before, before_row, H, w_hh, ahead)
+        c_row = c_size * H * row
+        outputs = (y + stored * y_row * row, y_row, h + stored * h_row * row, h_row)
+        states = (before + stored * unit, before_row, *outputs, c_before + c_row, c + c_row, H)
         cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, left))
 
     return tile
 
 
-def cell_op(name, shape, save):
+def cell_op(name, shape, save, c_size):
     """The cell on a tile of recurrent pre-activations."""
     cell = CELLS[name]
     forward, _ = on_vectors(name)
-    size, W = shape.size, shape.lanes
+    size, stored, W = shape.size, shape.stored, shape.lanes
 
     def op(frame):
         gates, before, before_row, y, y_row, h, h_row, c_before, c, c_row, left = frame.integers
         for block in range(shape.blocks):
-            inside = frame.below(left - block * W)
-            offset = block * W * size
+            inside, unit = frame.below(left - block * W), block * W
             for i in range(frame.m):
                 place = gates + (i * shape.gate_row + block * shape.width * W) * size
                 x = [frame.load(place + g * W * size) for g in range(shape.gates)]
                 u = frame.tile[i][block * shape.gates : (block + 1) * shape.gates]
-                s = [frame.load(before + before_row * (i * size) + offset, inside)]
+                s = [frame.load(before + (before_row * i + unit) * stored, inside, stored)]
                 if cell.states == 2:
-                    s.append(frame.load(c_before + c_row * (i * size) + offset, inside))
+                    s.append(frame.load(c_before + (c_row * i + unit) * c_size, inside, c_size))
                 s_next, saved = forward(x, u, s)
-                frame.store(s_next[0], y + y_row * (i * size) + offset, inside)
+                frame.store(s_next[0], y + (y_row * i + unit) * stored, inside, stored)
                 if save:
-                    frame.store(s_next[0], h + h_row * (i * size) + offset, inside)
+                    frame.store(s_next[0], h + (h_row * i + unit) * stored, inside, stored)
                 if cell.states == 2:
-                    frame.store(s_next[1], c + c_row * (i * size) + offset, inside)
+                    frame.store(s_next[1], c + (c_row * i + unit) * c_size, inside, c_size)
                 for v, value in enumerate(saved if save else ()):
                     frame.store(value, place + v * W * size)
 
     return tile_op(op)
 
 
-def copy_rows(size, W):
-    """A function that copies rows first ... last - 1 of H elements, `stride` apart, to contiguous ones."""
+def copy_rows(shape, from_size, to_size):
+    """A function that copies rows first ... last - 1 of H elements, `stride` apart, to contiguous ones. from_size,
+    to_size: bytes of an element; 2 is bfloat16."""
+    size, W = shape.size, shape.lanes
+
+    @tile_op
+    def move(frame):
+        source, target, left = frame.integers
+        inside = frame.below(left)
+        frame.store(frame.load(source, inside, from_size), target, inside, to_size)
 
     @inner
     def copy(source, stride, target, H, first, last):
         for row in range(first, last):
             for k in range(0, H, W):
-                part = load_part(zeros(1, 1, size), (source + size * (stride * row + k), 0, 1, H - k))
-                store_part(part, (target + size * (H * row + k), 0, 1, H - k))
+                places = (source + from_size * (stride * row + k), target + to_size * (H * row + k))
+                move(zeros(1, 1, size), (*places, H - k))
 
     return copy

@@ -5,6 +5,7 @@ Units are taken W (the vector's lanes) at a time, a unit block; `blocks` of them
 kernels only; the padding holds zero weights.
 
     forward weights    [slab][k][block][gate][W]                      k: the product's inner dimension, unpadded
+    the same, bfloat16 [slab][pair of k][block][gate][W][2]
     gates              [chunk][slab][row][block][width][W]            a chunk: `steps(B)` whole time steps, rows (t, b)
     gradients          [slab][row][block][slot][W]                    the same rows
     backward weights   [panel of PANEL W columns][slab][block][slot][unit in block][PANEL W]
@@ -27,7 +28,7 @@ _CHUNK_ROWS = 192
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of one cell at one element size (bytes) on the current target."""
+    """The sizes of one cell, those of elements in bytes, on the current target."""
 
     gates: int
     blocks: int
@@ -37,7 +38,8 @@ class Layout:
     u_slots: tuple
     has_direct_h: bool
     lanes: int
-    size: int
+    size: int  # of a lane, an accumulator, a gate
+    stored: int  # of an element of x, h and the weights
 
     @property
     def vectors(self):
@@ -75,12 +77,17 @@ class Layout:
         return -(-columns // (PANEL * self.lanes))
 
     def forward_weights(self, H, K):
-        """Elements of the packed forward weights of a (gates * H, K) matrix."""
-        return self.slabs(H) * K * self.vectors * self.lanes
+        """Elements, of `size`, of the packed forward weights of a (gates * H, K) matrix."""
+        return self.slabs(H) * terms(K, self.size, self.stored) * self.vectors * self.lanes
 
     def backward_weights(self, H, columns):
         """Elements of the packed backward weights of a (gates * H, columns) matrix."""
         return self.panels(columns) * self.slabs(H) * self.slab_units * self.gates * PANEL * self.lanes
+
+
+def terms(K, size, stored):
+    """Terms of a product over K elements: pairs where two of them fill a lane."""
+    return -(-K * stored // size)
 
 
 def steps(B):
@@ -95,8 +102,8 @@ def back_and_forth(turn, count, pass_):
 
 
 @cache
-def layout(cell, size, save):
-    """The Layout of a cell for inference or, with `save`, for training."""
+def layout(cell, size, save, stored=None):
+    """The Layout of a cell for inference or, with `save`, for training. stored: `size` by default."""
     cell = CELLS[cell]
     slots = cell.slots
     return Layout(
@@ -109,4 +116,5 @@ def layout(cell, size, save):
         has_direct_h=slots.has_direct_h,
         lanes=target.current().lanes(size),
         size=size,
+        stored=stored or size,
     )

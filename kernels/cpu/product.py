@@ -3,7 +3,7 @@
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import target
+from . import bfloat16, target
 from .inner import inner
 from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
 from .vector import I64, Int
@@ -22,34 +22,45 @@ def accumulate(typing, acc, a, stride, K, b, ahead):
 
     def generate(context, builder, signature, arguments):
         array, *operands = arguments
-        return pack(builder, acc, _emit_product(builder, acc, unpack(builder, acc, array), *operands))
+        return pack(builder, acc, _emit_product(builder, acc, emit_outer, unpack(builder, acc, array), *operands))
 
     return acc(acc, *[types.intp] * 5), generate
 
 
 @intrinsic(prefer_literal=True)
-def product(typing, m, n, size, a, stride, K, b, ahead):
-    """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size: compile-time constants."""
+def product(typing, m, n, size, stored, a, stride, K, b, ahead):
+    """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size, and stored, the bytes of an
+    operand's element, are compile-time constants. Of bfloat16 operands (bfloat16.py) a term is a pair."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
     row = tile.n * tile.lanes.count * tile.size
+    pairs = stored.literal_value == bfloat16.STORED
+    emit = bfloat16.emit_outer if pairs else emit_outer
 
     def generate(context, builder, signature, arguments):
-        a, stride, K, b, ahead = arguments[3:]
+        a, stride, count, b, ahead = arguments[4:]
+        K = builder.lshr(count, I64(1)) if pairs else count
         zeros = [tile.lanes.constant(0.0)] * (tile.m * tile.n)
 
         def block(k, total):
             left = builder.sub(K, k.value)
             terms = builder.select(builder.icmp_signed("<", left, I64(BLOCK)), left, I64(BLOCK))
             here = [(Int(builder, p) + k * bytes_).value for p, bytes_ in ((a, tile.size), (b, row), (ahead, LINE))]
-            return _sum(builder, total, _emit_product(builder, tile, zeros, here[0], stride, terms, *here[1:]))
+            return _sum(builder, total, _emit_product(builder, tile, emit, zeros, here[0], stride, terms, *here[1:]))
 
-        return pack(builder, tile, _loop(builder, 0, K, BLOCK, zeros, block))
+        def lone(_, total):
+            places = (Int(builder, a) + Int(builder, K) * tile.size, Int(builder, stride))
+            return emit(builder, tile, total, *places, Int(builder, b) + Int(builder, K) * row, single=True)
 
-    return tile(m, n, size, *[types.intp] * 5), generate
+        total = _loop(builder, 0, K, BLOCK, zeros, block)
+        if pairs:
+            total = _loop(builder, 0, builder.and_(count, I64(1)), 1, total, lone)
+        return pack(builder, tile, total)
+
+    return tile(m, n, size, stored, *[types.intp] * 5), generate
 
 
-def _emit_product(builder, tile, values, a, stride, K, b, ahead):
-    """The vectors `values` plus the product.
+def _emit_product(builder, tile, emit, values, a, stride, K, b, ahead):
+    """The vectors `values` plus the product, `emit` being one term of it.
 
     Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains;
     a lone row also asks for its weights ahead, every other line: the processor fetches lines in pairs.
@@ -66,7 +77,7 @@ def _emit_product(builder, tile, values, a, stride, K, b, ahead):
         return [
             v
             for chain in range(chains)
-            for v in emit_outer(
+            for v in emit(
                 builder, tile, values[chain * count : (chain + 1) * count],
                 a + (k + chain) * tile.size, stride, b + (k + chain) * row,
             )
@@ -75,7 +86,7 @@ def _emit_product(builder, tile, values, a, stride, K, b, ahead):
     def term(k, values):
         if chains == 1:
             emit_prefetch(builder, ahead + k * LINE)
-        return emit_outer(builder, tile, values, a + k * tile.size, stride, b + k * row)
+        return emit(builder, tile, values, a + k * tile.size, stride, b + k * row)
 
     if chains == 1:
         return _loop(builder, 0, K, 1, values, term)

@@ -12,13 +12,6 @@ from .vector import I32, fma, maximum, select
 
 
 @tile_op
-def times(frame):
-    """(p,): times the one number at p."""
-    (p,) = frame.integers
-    frame.tile[0][0] = frame.tile[0][0] * frame.broadcast(p)
-
-
-@tile_op
 def empty(frame):
     """(record,) of no keys: highest -inf, sums of 0."""
     (record,) = frame.integers
@@ -71,30 +64,36 @@ def exponential(frame):
     frame.store(frame.load(sums) + value, sums)
 
 
-def multiply(count):
-    """(k, stride, q): add `count` vectors of q times those of every row of k, row by row as they lie in memory."""
+def multiply(count, stored):
+    """(k, stride, q): add `count` vectors of q times those of every row of k, row by row as they lie in memory.
+    stored, here and below: bytes of an element there."""
 
     @tile_op
     def op(frame):
         k, stride, q = frame.integers
-        vector = frame.width * frame.lanes.size
-        query = [frame.load(q + j * vector) for j in range(count)]
+        width, size = frame.width, frame.lanes.size
+        query = [frame.load(q + j * width * size) for j in range(count)]
         for i in range(frame.m):
-            row = k + stride * (i * frame.lanes.size)
+            row = k + stride * (i * stored)
             for j in range(count):
-                frame.tile[i][0] = fma(frame.load(row + j * vector), query[j], frame.tile[i][0])
+                key = frame.load(row + j * width * stored, stored=stored)
+                frame.tile[i][0] = fma(key, query[j], frame.tile[i][0])
 
     return op
 
 
-@tile_op
-def multiply_part(frame):
-    """`multiply` with (..., rows, columns) of k: nothing outside them is read."""
-    k, stride, q, rows, columns = frame.integers
-    query = frame.load(q)
-    for i in range(frame.m):
-        inside = frame.below(columns) & frame.below((rows - i) * frame.width)
-        frame.tile[i][0] = fma(frame.load(k + stride * (i * frame.lanes.size), inside), query, frame.tile[i][0])
+def multiply_part(stored):
+    """`multiply` by one vector with (..., rows, columns) of k: nothing outside them is read."""
+
+    @tile_op
+    def op(frame):
+        k, stride, q, rows, columns = frame.integers
+        query = frame.load(q)
+        for i in range(frame.m):
+            inside = frame.below(columns) & frame.below((rows - i) * frame.width)
+            frame.tile[i][0] = fma(frame.load(k + stride * (i * stored), inside, stored), query, frame.tile[i][0])
+
+    return op
 
 
 @tile_op
@@ -115,13 +114,42 @@ def store_sums(frame):
     frame.store(select(frame.below(count), rows[0], float("-inf")), p)
 
 
-@tile_op
-def outer_part(frame):
+def outer_part(stored):
     """(a, stride, b, columns): one step of a product, as `tiles.outer`, with only the first columns at b."""
-    a, stride, b, columns = frame.integers
-    row = frame.load(b, frame.below(columns))
-    for i in range(frame.m):
-        frame.tile[i][0] = fma(frame.broadcast(a + stride * (i * frame.lanes.size)), row, frame.tile[i][0])
+
+    @tile_op
+    def op(frame):
+        a, stride, b, columns = frame.integers
+        inside = [frame.below(columns - j * frame.width) if frame.n == 1 else None for j in range(frame.n)]
+        row = [frame.load(b + j * frame.width * stored, inside[j], stored) for j in range(frame.n)]
+        for i in range(frame.m):
+            factor = frame.broadcast(a + stride * (i * frame.lanes.size))
+            for j in range(frame.n):
+                frame.tile[i][j] = fma(factor, row[j], frame.tile[i][j])
+
+    return op
+
+
+def scaled_row(stored):
+    """(source, columns, scale, target): the first columns at source times the one number at scale, zeros beyond."""
+
+    @tile_op
+    def op(frame):
+        source, columns, scale, target = frame.integers
+        frame.store(frame.load(source, frame.below(columns), stored) * frame.broadcast(scale), target)
+
+    return op
+
+
+def write_row(stored):
+    """(target, columns, factor): the tile times the vector at factor to the first columns at target."""
+
+    @tile_op
+    def op(frame):
+        target, columns, factor = frame.integers
+        frame.store(frame.tile[0][0] * frame.load(factor), target, frame.below(columns), stored)
+
+    return op
 
 
 @tile_op

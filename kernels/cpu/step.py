@@ -8,7 +8,7 @@ still are those that were packed. Operations: 2 B G H (I + H). Bytes: the weight
 from . import fingerprint, target
 from .forward_tiles import cell_op, copy_rows, project_tile, step_tile
 from .inner import inner
-from .layout import back_and_forth, layout
+from .layout import back_and_forth, layout, terms
 from .memory import integers, put, scratch
 from .product import by_rows
 
@@ -25,14 +25,15 @@ PLAN = (
 )
 
 
-def build(cell, size):
-    """A function that returns 1, or 0 where the weights' contents have changed and nothing was done."""
-    shape = layout(cell, size, False)
+def build(cell, size, stored):
+    """A function that returns 1, or 0 where the weights' contents have changed and nothing was done. stored: bytes of
+    an element of x, h, c and the weights, `size` or 2, bfloat16."""
+    shape = layout(cell, size, False, stored)
     n, units = shape.vectors, shape.slab_units
     gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
-    project = by_rows(lambda m: project_tile(m, shape, size), n)
-    advance = by_rows(lambda m: step_tile(m, shape, size, cell_op(cell, shape, False)), n)
-    copy, contents_of = copy_rows(size, shape.lanes), fingerprint.build(size)
+    project = by_rows(lambda m: project_tile(m, shape), n)
+    advance = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, False, stored), stored), n)
+    copy, contents_of, terms_of = copy_rows(shape, stored, stored), fingerprint.build(stored), inner(terms)
     few = target.current().rows(n) * 3  # on the cuts of B
     room, length = size * gate_row * few, len(PLAN)
     order, last_place = inner(back_and_forth), 8 * (length - 1)
@@ -46,10 +47,11 @@ def build(cell, size):
         gates, slabs = scratch(room), -(-H // units)
         for turn in range(slabs):
             slab = order(turn, slabs, passes)
-            unit = size * units * slab
-            inputs = (I, w_ih + panel * I * slab, b_ih + panel * slab)
-            weights = (w_hh + panel * H * slab, w_hh + panel * H * slab, b_hh + panel * slab)
-            states = (y + unit, H, y + unit, H, c + unit, c_n + unit, H, H - units * slab)
+            unit = units * slab
+            inputs = (I, w_ih + panel * terms_of(I, size, stored) * slab, b_ih + panel * slab)
+            recurrent = w_hh + panel * terms_of(H, size, stored) * slab
+            weights, out, at = (recurrent, recurrent, b_hh + panel * slab), y + stored * unit, stored * unit
+            states = (out, H, out, H, c + at, c_n + at, H, H - unit)
             for first in range(0, B, few):
                 last, here = min(first + few, B), gates - size * gate_row * first
                 project(first, last, B, (x, x_row, here, *inputs))

@@ -15,6 +15,11 @@ class Target:
     cpu: str
     features: str
 
+    @property
+    def dots_bfloat16(self):
+        """Whether an instruction multiplies pairs of bfloat16 and adds them up in float32."""
+        return self.bits == 512 and "+avx512bf16" in self.features.split(",")
+
     def lanes(self, size):
         """Elements of `size` bytes in a vector."""
         return self.bits // (8 * size)

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
-from . import target
+from . import bfloat16, target
 from .vector import I8, I32, I64, Int, Lanes, Mask, Vector, call, fma
 
 
@@ -176,8 +176,11 @@ class Frame:
         index = ir.Constant(wide, list(range(self.width)))
         return Mask(self.builder, self.builder.icmp_signed("<", index, limit))
 
-    def load(self, address, mask=None):
-        """The vector at an address (Int); lanes outside the mask are not read and give zero."""
+    def load(self, address, mask=None, stored=None):
+        """The vector at an address (Int); lanes outside the mask are not read and give zero. stored: bytes of an
+        element in memory where they are not those of a lane: 2, bfloat16."""
+        if stored == bfloat16.STORED:
+            return bfloat16.load(self.builder, self.lanes, address.value, mask)
         if mask is None:
             return Vector(self.builder, self.lanes, _load(self.builder, self.lanes, address.value))
         pointer = _pointer(self.builder, address.value, self.lanes.floats)
@@ -191,8 +194,11 @@ class Frame:
         scalar = self.builder.load(_pointer(self.builder, address.value, self.lanes.element), align=self.lanes.size)
         return Vector(self.builder, self.lanes, _splat(self.builder, self.lanes, scalar))
 
-    def store(self, vector, address, mask=None):
-        """Write a vector; lanes outside the mask are left as they are."""
+    def store(self, vector, address, mask=None, stored=None):
+        """Write a vector; lanes outside the mask are left as they are. stored: as in `load`."""
+        if stored == bfloat16.STORED:
+            bfloat16.store(vector, address.value, mask)
+            return
         pointer = _pointer(self.builder, address.value, self.lanes.floats)
         if mask is None:
             self.builder.store(vector.value, pointer, align=self.lanes.size)

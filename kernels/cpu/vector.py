@@ -7,7 +7,7 @@ fast-math flag but `contract` is used, so NaN and infinities go through as IEEE 
 
 from llvmlite import ir
 
-I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
 
 class Lanes:

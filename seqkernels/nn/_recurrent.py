@@ -114,8 +114,8 @@ class Recurrent(Served):
         y_steps = (width, T * width) if self.batch_first else (B * width, width)
         return (T, B, L, D, (strides[time], strides[1 - time]), y, y_steps), (L * D, B, self.hidden_size)
 
-    def _modes(self):
-        return (False,) if self.dropout and self.num_layers > 1 else (False, True)
+    def _is_random(self):
+        return self.training and self.dropout and self.num_layers > 1
 
     def _run(self, input, hx, weights, scan):
         """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first,

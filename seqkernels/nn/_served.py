@@ -34,14 +34,14 @@ class Served:
     """
 
     _has_c = False  # whether hx is (h, c)
-    _plan = None  # how the last plain call was made, for more of the kind
+    _plan = None  # how the last plain call was made, for more of the kind; forgotten with any attribute that is set
     learn_initial_state = False
 
     def forward(self, input, hx=None):
         """As torch.nn's forward."""
         if hx is None and self.learn_initial_state:
             hx = self._learned_state(input)
-        if not is_dynamo_compiling() and self._plan is not None and self.training in self._plan.modes:
+        if not is_dynamo_compiling() and self._plan is not None:
             done = self._plan(self._parameters, input, hx)
             if done is not None:
                 return done
@@ -60,20 +60,24 @@ class Served:
 
     def _by_plan(self, input, hx, weights):
         """The result of a plain call that needs no gradient, by a plan that is kept for more of the kind, or None."""
-        names, modes = self._weight_names(), self._modes()
-        if self.training not in modes or not all(name in self._parameters for name in names):
+        names = self._weight_names()
+        if self._is_random() or not all(name in self._parameters for name in names):
             return None
         sizes, state_shape = self._sizes(input)
         states = self._given_states(hx) or (zero_state(state_shape, input.dtype),) * (1 + self._has_c)
         if not all(s.is_contiguous() for s in states):
             return None
         h, c = states if self._has_c else (states[0], None)
-        self._plan = direct.plan(self._cell, input, h, c, dict(zip(names, weights)), sizes, modes)
-        return None if self._plan is None else self._plan(self._parameters, input, states if self._has_c else h)
+        plan = self.__dict__["_plan"] = direct.plan(self._cell, input, h, c, dict(zip(names, weights)), sizes)
+        return None if plan is None else plan(self._parameters, input, states if self._has_c else h)
 
-    def _modes(self):
-        """The values of `training` in which a call without a gradient is the same."""
-        return False, True
+    def _is_random(self):
+        """Whether a call in this mode draws random numbers."""
+        return False
+
+    def __setattr__(self, name, value):
+        self.__dict__.pop("_plan", None)
+        super().__setattr__(name, value)
 
     def _weights(self):
         """Parameters, read where they live; a parametrized or weight-normed one is an attribute that is computed."""
@@ -104,7 +108,7 @@ class Served:
 
     def _apply(self, fn, recurse=True):
         # Conversions may swap the parameters, which torch refuses for tensors that are known by weak references.
-        self._plan = None
+        self.__dict__.pop("_plan", None)
         forget(self._weights())
         return super()._apply(fn, recurse)
 

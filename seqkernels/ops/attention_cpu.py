@@ -7,6 +7,7 @@ import torch
 from ..kernels.cpu import attention, transposed
 from ..kernels.cpu.compile import kernel
 from . import threads
+from .compiled import computed
 from .decode_cpu import decode, remembered
 from .rows import dense_rows, place, scale_of, scratch
 
@@ -26,6 +27,10 @@ def forward(q, k, v, mask=None, causal=False, scale=None):
     (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
     if is_decode(T, S, mask, causal):
         return decode(q, k, v, scale)
+    if q.dtype != computed(q.dtype):  # bytes that are few beside the operations
+        wide = (t.to(computed(q.dtype)) for t in (q, k, v))
+        mask = mask.to(computed(q.dtype)) if mask is not None and mask.dtype == q.dtype else mask
+        return forward(*wide, mask, causal, scale).to(q.dtype)
     out, done = _output(q, Dv, S)
     if done:
         return out

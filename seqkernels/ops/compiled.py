@@ -3,14 +3,26 @@
 from functools import cache
 from types import SimpleNamespace
 
+import torch
+
+
+def widths(dtype):
+    """Bytes of a lane of the kernels and of an element in memory: those of bfloat16 compute in float32."""
+    return max(dtype.itemsize, 4), dtype.itemsize
+
+
+def computed(dtype):
+    """What the kernels compute in."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
 
 @cache
 def compiled():
-    """kernel(name, **parameters), layout(cell, size, save), steps(B), rows(vectors) and few_rows of
+    """kernel(name, **parameters), layout(cell, size, save, stored), steps(B), rows(vectors) and few_rows of
     `seqkernels.kernels.cpu`."""
     from seqkernels.kernels.cpu import target
     from seqkernels.kernels.cpu.compile import kernel
-    from seqkernels.kernels.cpu.layout import FEW_ROWS, layout, steps
+    from seqkernels.kernels.cpu.layout import FEW_ROWS, layout, steps, terms
 
     rows = target.current().rows
-    return SimpleNamespace(kernel=kernel, layout=layout, steps=steps, rows=rows, few_rows=FEW_ROWS)
+    return SimpleNamespace(kernel=kernel, layout=layout, steps=steps, terms=terms, rows=rows, few_rows=FEW_ROWS)

@@ -9,6 +9,7 @@ from .._check import overridden, stored
 from ..kernels.cpu import decode as kernels
 from ..kernels.cpu.compile import kernel
 from . import threads
+from .compiled import computed, widths
 from .guards import guard
 from .rows import dense_rows, place, scale_of, scratch
 
@@ -43,20 +44,20 @@ class Decode:
 
     def __init__(self, q, k, v):
         (B, N, T, D), heads, Dv = q.shape, k.shape[1], v.shape[3]
-        self._size, group, self._D = q.element_size(), N // heads, D
+        (self._size, stored), group, self._D = widths(q.dtype), N // heads, D
         self._shape, self._dtype = (B, N, T, Dv), q.dtype
-        self._sizes, self._entry = (N, group, T), kernel("decode", size=self._size)
+        self._sizes, self._entry = (N, group, T), kernel("decode", size=self._size, stored=stored)
         self._heads, self._rows, self._values = B * heads, B * N * T, (D, Dv)
         self._need = kernels.workspace(self._size, group * T, D)
         self._record = group * T * kernels.record(self._size, Dv)
-        self._bytes = B * heads * (D + Dv) * self._size
+        self._bytes = B * heads * (D + Dv) * stored
 
     def __call__(self, q, k, v, S, scale):
         size, need = self._size, self._need
         out = q.new_empty(self._shape)
         items = self._heads * kernels.chunks(S)
         tasks = max(1, min(torch.get_num_threads(), items, int(S * self._bytes / _BYTES_A_TASK)))
-        work, start = scratch(tasks * need + items * self._record, self._dtype)
+        work, start = scratch(tasks * need + items * self._record, computed(self._dtype))
         work[: tasks * need : need] = scale_of(scale, self._D)
         places = (*place(q), *place(k), *place(v), out.data_ptr())
         arguments = (*places, *self._sizes, S, *self._values, start + tasks * need * size)

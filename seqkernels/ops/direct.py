@@ -33,12 +33,12 @@ def kept(cell, weights, I, h, D=1):
     return known
 
 
-def plan(cell, x, h, c, weights, sizes, modes):
+def plan(cell, x, h, c, weights, sizes):
     """A `plan_cpu.Plan`, or None where none can be made: for plain tensors of the right sizes, all layers' weights by
     name.
 
     h and c are contiguous and, but for the number of dimensions, (L D, B, H); c is None for a cell without it. sizes:
-    those of `plan_cpu.Sizes`; modes: as in `plan_cpu.Plan`.
+    those of `plan_cpu.Sizes`.
     """
     if x.stride(-1) != 1:
         return None
@@ -48,7 +48,7 @@ def plan(cell, x, h, c, weights, sizes, modes):
         if known is None:
             return None
         layers.append(known)
-    return drivers().plan.Plan(layers, weights, x, h, c, drivers().plan.Sizes(*sizes), modes)
+    return drivers().plan.Plan(layers, weights, x, h, c, drivers().plan.Sizes(*sizes))
 
 
 def in_place(cell, I, states, y, weights):

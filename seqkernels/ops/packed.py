@@ -7,7 +7,7 @@ import torch
 
 from seqkernels.kernels.cells import CELLS
 
-from .compiled import compiled
+from .compiled import compiled, computed, widths
 from .workspace import on_huge_pages
 
 _POINTER, _VERSION = torch.Tensor.data_ptr, torch.Tensor._version.__get__
@@ -128,20 +128,32 @@ def per_direction(cell, weights):
 
 
 def _pack_direction(cell, group):
-    """(memory, addresses of w_ih, w_hh, b_ih and b_hh in it) of one direction; biases that are not there are zero."""
-    size, H = group[0].element_size(), group[1].shape[1]
-    shape = compiled().layout(cell, size, False)
+    """(memory, addresses of w_ih, w_hh, b_ih and b_hh in it) of one direction; biases that are not there are zero.
+
+    bfloat16 weights are packed as what they are in memory, pairs of two in the place of a float32; biases are float32.
+    """
+    (size, stored), H = widths(group[0].dtype), group[1].shape[1]
+    shape = compiled().layout(cell, size, False, stored)
     pack = compiled().kernel("pack", cell=cell, size=size, operand="forward")
-    terms = (group[0].shape[1], H, 1, 1)
-    counts = [shape.forward_weights(H, K) for K in terms]
-    memory = on_huge_pages(group[0].new_empty(sum(counts)))
+    terms = (*(compiled().terms(w.shape[1], size, stored) for w in group[:2]), 1, 1)
+    counts = [shape.forward_weights(H, w.shape[1]) for w in group[:2]]
+    counts += [compiled().layout(cell, size, False).forward_weights(H, 1)] * 2
+    memory = on_huge_pages(group[0].new_empty(sum(counts), dtype=computed(group[0].dtype)))
     address, addresses = memory.data_ptr(), []
     for count in counts:
         addresses.append(address)
         address += size * count
     for matrix, K, target in zip(group, terms, addresses):
-        dense = matrix.detach().contiguous()  # named, so that it lives as long as it is read
+        dense = _dense(matrix.detach(), size // stored)  # named, so that it lives as long as it is read
         pack(dense.data_ptr(), target, H, K)
     if len(group) == 2:
         memory[-2 * counts[2] :].zero_()
     return memory, tuple(addresses)
+
+
+def _dense(weight, together):
+    """A weight in rows of a multiple of `together` elements, a bias in what the kernels compute in."""
+    if weight.dim() == 1:
+        return weight.to(computed(weight.dtype)).contiguous()
+    missing = -weight.shape[1] % together
+    return torch.nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()

@@ -30,10 +30,9 @@ class Sizes(NamedTuple):
 class Plan:
     """A call of a module with kept weights, for calls like it."""
 
-    def __init__(self, kept, weights, x, h, c, sizes, modes):
-        """kept: the Kept of each layer; weights: the parameters by name; h, c: hx, c None where there is none; modes:
-        the values of `module.training` for which the plan holds."""
-        self.modes, self._has_c = modes, c is not None
+    def __init__(self, kept, weights, x, h, c, sizes):
+        """kept: the Kept of each layer; weights: the parameters by name; h, c: hx, c None where there is none."""
+        self._has_c = c is not None
         self._read, self._weights = itemgetter(*weights), tuple(weights.values())
         self._unmoved, self._zeros = Unmoved(self._weights), torch.zeros_like(h)
         c = torch.empty_like(h) if c is None or c is h else c

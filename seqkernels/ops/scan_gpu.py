@@ -8,9 +8,9 @@ from . import step_gpu
 from .launch_gpu import in_recurrent_precision
 from .packed import per_direction
 from .ragged import NOT_RAGGED
-from .scan_launch_gpu import Backward, Forward, gates_size, time_first
+from .scan_launch_gpu import Backward, Forward, gates_size, kept_dtype, time_first
 
-__all__ = ["MAKES_GATES", "backward", "forward", "gates_size"]
+__all__ = ["MAKES_GATES", "backward", "forward", "gates_size", "kept_dtype"]
 
 MAKES_GATES = True  # whether `backward` makes the gates anew where only the states were kept
 

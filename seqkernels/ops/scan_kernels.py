@@ -74,8 +74,12 @@ def _allocate(cell, x, h_0, c_0, batch_first, keeps_states, keeps_gates):
     y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
     h_n = x.new_empty((D, B, H))
     c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
-    states = x.new_empty((CELLS[cell].states, D, T, B, H) if keeps_states else (0,))
-    gates = x.new_empty((_driver(x).gates_size(cell, T, B, H, D, x.dtype) if keeps_gates else 0,))
+    states, gates = x.new_empty((0,)), x.new_empty((0,))
+    if keeps_states:
+        states = x.new_empty((CELLS[cell].states, D, T, B, H), dtype=_driver(x).kept_dtype(x.dtype))
+    if keeps_gates:
+        size = _driver(x).gates_size(cell, T, B, H, D, x.dtype)
+        gates = x.new_empty((size,), dtype=_driver(x).kept_dtype(x.dtype))
     return y, h_n, c_n, states, gates
 
 
@@ -123,11 +127,12 @@ def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, 
     no_gates = none_kept or (_driver(x).MAKES_GATES and not gates.numel())
     states_shape = (0,) if none_kept else (CELLS[cell].states, D, T, B, H)
     size = 0 if no_gates else _driver(x).gates_size(cell, T, B, H, D, x.dtype)
-    expected = [("dy", dy, shape), ("dh_n", dh_n, (D, B, H)), ("dc_n", dc_n, state)]
-    expected += [("states", states, states_shape), ("gates", gates, (size,))]
-    for name, tensor, shape in expected:
+    kept = _driver(x).kept_dtype(x.dtype)
+    expected = [("dy", dy, shape, x.dtype), ("dh_n", dh_n, (D, B, H), x.dtype), ("dc_n", dc_n, state, x.dtype)]
+    expected += [("states", states, states_shape, kept), ("gates", gates, (size,), kept)]
+    for name, tensor, shape, dtype in expected:
         if tensor is not None:
-            _check.matches(name, tensor, shape, x)
+            _check.matches(name, tensor, shape, x, x.dtype if shape == (0,) else dtype)
 
 
 def backward_fake(

@@ -21,6 +21,11 @@ from .ragged import NOT_RAGGED, hidden
 from .scan_recompute_gpu import gates_from_states
 
 
+def kept_dtype(dtype):
+    """Of the states and gates that a forward keeps."""
+    return dtype
+
+
 def gates_size(cell, T, B, H, D, dtype):
     """Elements of the `gates` that a forward saves."""
     return D * T * CELLS[cell].saved * B * H

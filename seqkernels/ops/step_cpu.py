@@ -5,7 +5,7 @@ Trusts its arguments, as `scan_cpu` does: plain tensors of the packed weights' d
 
 import ctypes
 
-from .compiled import compiled
+from .compiled import compiled, widths
 from .packed import cached
 
 
@@ -21,7 +21,8 @@ class Step:
         numbers = (kept.contents, *kept.tensors, *kept.packed.directions[0], x_row, B, I, H, 0)
         self._memory = kept, (ctypes.c_int64 * len(numbers))(*numbers)
         self.plan = ctypes.addressof(self._memory[1])
-        self.kernel = compiled().kernel("step", cell=kept.cell, size=dtype.itemsize)
+        size, stored = widths(dtype)
+        self.kernel = compiled().kernel("step", cell=kept.cell, size=size, stored=stored)
 
     def __call__(self, *addresses):
         """A step between the addresses of x, h, c, y, h_n and c_n."""

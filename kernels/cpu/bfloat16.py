@@ -1,0 +1,100 @@
+"""bfloat16 in memory, float32 in registers: loads, stores, and a step of a product.
+
+The operands of a product are pairs of consecutive terms in 32 bits: packed weights [pair][n W][2], and rows as they
+lie. The CPU's own instruction (AVX512-BF16) multiplies a pair and adds it up; elsewhere the halves are widened, two
+integer operations a vector of weights and pair, and added one after the other. Both flush denormals.
+"""
+
+from llvmlite import ir
+
+from . import target
+from .vector import I16, I32, Vector, call, fma
+
+STORED = 2  # bytes
+
+
+class _BFloat(ir.types._BaseFloatType):
+    """LLVM's bfloat, which llvmlite does not have: operands of the instruction, never constants."""
+
+    intrinsic_name = "bf16"
+
+    def __str__(self):
+        return "bfloat"
+
+
+_BFloat._create_instance()
+
+
+def load(builder, lanes, address, mask=None):
+    """A vector of bfloat16 at an address as a Vector of float32; zero outside the mask."""
+    kind = ir.VectorType(I16, lanes.count)
+    pointer = builder.inttoptr(address, kind.as_pointer())
+    if mask is None:
+        halves = builder.load(pointer, align=STORED)
+    else:
+        zero = ir.Constant(kind, [0] * lanes.count)
+        name = f"llvm.masked.load.v{lanes.count}i16.p0"
+        halves = call(builder, name, kind, pointer, I32(STORED), mask.value, zero)
+    return _lower(builder, lanes, builder.zext(halves, lanes.ints))
+
+
+def store(vector, address, mask=None):
+    """Write a float32 Vector as bfloat16, rounded to nearest, ties to even; a NaN stays one."""
+    builder, lanes = vector.builder, vector.lanes
+    kind, sixteen = ir.VectorType(I16, lanes.count), lanes.constant_int(16)
+    bits = vector.bits()
+    odd = builder.and_(builder.lshr(bits, sixteen), lanes.constant_int(1))
+    rounded = vector.from_bits(builder.add(bits, builder.add(odd, lanes.constant_int(0x7FFF))))
+    number = builder.fcmp_ordered("ord", vector.value, vector.value)
+    quiet = vector.from_bits(builder.or_(bits, lanes.constant_int(0x400000)))
+    value = builder.select(number, rounded.value, quiet.value)
+    halves = builder.trunc(builder.lshr(builder.bitcast(value, lanes.ints), sixteen), kind)
+    pointer = builder.inttoptr(address, kind.as_pointer())
+    if mask is None:
+        builder.store(halves, pointer, align=STORED)
+    else:
+        name = f"llvm.masked.store.v{lanes.count}i16.p0"
+        call(builder, name, ir.VoidType(), halves, pointer, I32(STORED), mask.value)
+
+
+def emit_outer(builder, tile, values, a, stride, b, single=False):
+    """The tile's vectors `values` plus a pair of terms of a product: pairs at a (rows `stride` elements apart) times
+    the row of pairs at b. single: of a pair at a only the first is there, and read."""
+    lanes, half = tile.lanes, I16 if single else I32
+    width = lanes.count * tile.size
+    row = [_integers(builder, lanes, (b + j * width).value) for j in range(tile.n)]
+    multiply = _dot if target.current().dots_bfloat16 else _widened
+    result = []
+    for i in range(tile.m):
+        pointer = builder.inttoptr((a + stride * (i * STORED)).value, half.as_pointer())
+        pair = builder.load(pointer, align=STORED)
+        pair = _splat(builder, lanes, builder.zext(pair, I32) if single else pair)
+        result += [multiply(builder, lanes, values[i * tile.n + j], pair, row[j]) for j in range(tile.n)]
+    return result
+
+
+def _dot(builder, lanes, acc, pair, row):
+    pairs = ir.VectorType(_BFloat(), 2 * lanes.count)
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{lanes.count * 32}"
+    return call(builder, name, lanes.floats, acc, builder.bitcast(pair, pairs), builder.bitcast(row, pairs))
+
+
+def _widened(builder, lanes, acc, pair, row):
+    total = Vector(builder, lanes, acc)
+    upper = lanes.constant_int(-1 << 16)
+    total = fma(_lower(builder, lanes, pair), _lower(builder, lanes, row), total)
+    return fma(*(total.from_bits(builder.and_(pairs, upper)) for pairs in (pair, row)), total).value
+
+
+def _lower(builder, lanes, ints):
+    """The lower 16 bits of each lane as a float32."""
+    return Vector(builder, lanes, builder.bitcast(builder.shl(ints, lanes.constant_int(16)), lanes.floats))
+
+
+def _integers(builder, lanes, address):
+    return builder.load(builder.inttoptr(address, lanes.ints.as_pointer()), align=STORED)
+
+
+def _splat(builder, lanes, scalar):
+    one = builder.insert_element(ir.Constant(lanes.ints, ir.Undefined), scalar, I32(0))
+    return builder.shuffle_vector(one, ir.Constant(lanes.ints, ir.Undefined), lanes.constant_int(0))

@@ -1,0 +1,145 @@
+"""bfloat16 on a CPU, stored in two bytes and computed in float32, with the CPU's own instruction and without."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from agreement import assert_agree
+from scan_problem import Problem
+from seqkernels.kernels.cells import CELLS
+from seqkernels.kernels.cpu import target
+
+from seqkernels import Stream, nn
+from seqkernels.ops import attention_cpu, scan_cpu
+from seqkernels.reference import attention_weights
+
+# T, B, I, H, directions, batch_first, bias
+SHAPES = {
+    "odd": (5, 3, 7, 33, 2, True, True),
+    "row": (70, 1, 33, 40, 2, False, True),
+    "blocks": (20, 40, 65, 130, 1, True, True),
+    "deep": (2, 7, 601, 530, 1, False, False),
+}
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+bmi,+bmi2"}
+AVX512 = {
+    "NUMBA_CPU_NAME": "skylake-avx512",
+    "NUMBA_CPU_FEATURES": AVX2["NUMBA_CPU_FEATURES"] + ",+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512cd",
+}
+
+WITHOUT = """
+import sys, pytest
+from seqkernels.kernels.cpu import target
+assert not target.current().dots_bfloat16
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_forward_agrees(cell, shape):
+    problem = Problem(cell, shape, torch.bfloat16)
+    given = cell, problem.x, problem.h, problem.c, problem.weights, problem.batch_first, False
+    y, h_n, c_n, *_ = scan_cpu.forward(*given)
+    ours = problem.named((y, h_n, c_n), ())
+    exact, theirs = problem.by_reference(torch.float64), problem.by_reference(torch.bfloat16)
+    assert_agree(ours, *({name: results[name] for name in ours} for results in (exact, theirs)))
+    assert all(value.dtype == torch.bfloat16 for value in ours.values())
+
+
+@pytest.mark.parametrize("cell", ("lstm", "gru"))
+def test_gradients_agree(cell):
+    problem = Problem(cell, SHAPES["odd"], torch.bfloat16)
+    given = cell, problem.x, problem.h, problem.c, problem.weights
+    *outputs, states, gates = scan_cpu.forward(*given, problem.batch_first, True)
+    assert states.dtype == gates.dtype == torch.float32
+    upstream = problem.dy, problem.dh, problem.dc
+    *gradients, dweights = scan_cpu.backward(
+        cell, *upstream, *given[1:], states, gates, problem.batch_first, True, True
+    )
+    ours = problem.named(outputs, (*gradients, *dweights))
+    assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.bfloat16))
+
+
+def test_c_is_kept_in_float32_over_time():
+    """Increments smaller than bfloat16's steps at 1 add up: f and i of about 1, g of about 2^-9."""
+    module = nn.LSTM(1, 16, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+        module.bias_ih_l0.copy_(torch.tensor([8.0, 16.0, 2.0**-9, 0.0]).repeat_interleave(16))
+        states = torch.zeros(1, 1, 16).bfloat16(), torch.ones(1, 1, 16).bfloat16()
+        _, (_, c) = module(torch.zeros(256, 1, 1).bfloat16(), states)
+    torch.testing.assert_close(c, torch.full_like(c, 1.5))
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
+def test_nan_and_infinity_stay_in_their_row(value):
+    module = nn.RNN(33, 20, nonlinearity="relu", dtype=torch.bfloat16)
+    with torch.no_grad():
+        module.weight_ih_l0.abs_()
+        x = torch.rand(3, 5, 33).bfloat16()
+        plain = module(x)[0]
+        x[1, 2, 32] = value
+        y = module(x)[0]
+    others = [0, 1, 3, 4]
+    assert torch.equal(y[:, others], plain[:, others])
+    want = torch.nn.functional.relu(torch.tensor(value)).bfloat16()
+    torch.testing.assert_close(y[1, 2], want.expand(20), equal_nan=True)
+
+
+def test_rounding_is_to_the_nearest_and_even():
+    """A cell that copies: relu of an identity times x, where every sum is exact."""
+    module = nn.RNNCell(2, 1, nonlinearity="relu", bias=False, dtype=torch.bfloat16)
+    low = torch.randint(0, 1 << 14, (4000, 1), dtype=torch.int32) << 16
+    high = low.view(torch.float32)
+    x = torch.cat([high, high * 2.0**-9 * torch.randint(0, 8, high.shape)], 1).bfloat16()
+    with torch.no_grad():
+        module.weight_ih.fill_(1)
+        module.weight_hh.zero_()
+        exact = x.double().sum(1, keepdim=True)
+        normal = (exact > 1e-35) & (exact < 1e38)
+        ours, want = module(x), exact.float().bfloat16()
+    same_sum = exact.float().double() == exact
+    assert (normal & same_sum).sum() > 1000
+    assert torch.equal(ours[normal & same_sum], want[normal & same_sum])
+
+
+@pytest.mark.parametrize("kind", ("LSTM", "GRU", "RNN"))
+def test_stream_and_cells_step_as_the_layer_does(kind):
+    module = getattr(nn, kind)(9, 33, 2, dtype=torch.bfloat16)
+    cell = getattr(nn, f"{kind}Cell")(9, 33, dtype=torch.bfloat16)
+    cell.load_state_dict({k[:-3]: v for k, v in module.state_dict().items() if k.endswith("l0")})
+    x, stream = torch.randn(4, 3, 9).bfloat16(), Stream(module)
+    first = getattr(nn, kind)(9, 33, dtype=torch.bfloat16)
+    first.load_state_dict({k: v for k, v in module.state_dict().items() if k.endswith("l0")})
+    with torch.no_grad():
+        wanted, state = module(x)[0], None
+        for t in range(4):
+            torch.testing.assert_close(stream(x[t]), wanted[t], rtol=0, atol=2.0**-7)
+            state = cell(x[t], state)
+            h = state[0] if kind == "LSTM" else state
+            torch.testing.assert_close(h, first(x)[0][t], rtol=0, atol=2.0**-7)
+
+
+@pytest.mark.parametrize("T, S, D, Dv, heads", ((1, 300, 64, 64, 4), (3, 65, 33, 20, 2), (40, 90, 64, 17, 1)))
+def test_attention_agrees(T, S, D, Dv, heads):
+    q, k, v = (torch.randn(2, n, t, d).bfloat16() for n, t, d in ((4, T, D), (heads, S, D), (heads, S, Dv)))
+    exact = attention_weights(q.double(), k.double(), enable_gqa=True) @ v.double().repeat_interleave(4 // heads, 1)
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    ours = attention_cpu.forward(q, k, v)
+    assert ours.dtype == torch.bfloat16
+    error = (ours - exact).abs().max()
+    assert error <= max(2 * (theirs - exact).abs().max(), 2.0**-8 * exact.abs().max())
+
+
+@pytest.mark.skipif(target.current().triple.split("-")[0] != "x86_64", reason="these are x86-64 instruction sets")
+@pytest.mark.parametrize("features", (AVX2, AVX512), ids=("avx2", "avx512 without the instruction"))
+def test_without_the_instruction(features, kernel_environment):
+    if features is AVX512 and target.current().name != "AVX-512":
+        pytest.skip("this CPU has no AVX-512")
+    chosen = "test_forward_agrees and (lstm or gru) or rounding or nan_and or attention_agrees"
+    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", "-k", chosen, __file__]
+    environment = {**kernel_environment, **features}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
