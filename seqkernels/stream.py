@@ -92,7 +92,8 @@ class Stream:
             self._states = states if batched else [s.unsqueeze(1) for s in states]
             self._layers = self._alike = None
             if module.fallback_reason(self._sequence(x), self._hx(states)) is None:
-                self._layers = driver("stream", x.device).Layers(module._cell, x, self._states, ys)
+                given = module._cell, x, self._states, ys, module.weight_format
+                self._layers = driver("stream", x.device).Layers(*given)
         self._current = self._hx(states)
         self._y = ys[-1] if batched else ys[-1, 0]
         self._written = (ys, *states)

@@ -105,6 +105,16 @@ def test_rounding_is_to_the_nearest_and_even():
     assert torch.equal(ours[normal & same_sum], want[normal & same_sum])
 
 
+@pytest.mark.parametrize("threads", (2, 3))
+def test_same_bits_for_any_number_of_threads(threads):
+    problem = Problem("lstm", (60, 67, 64, 96, 2, False, True), torch.bfloat16)
+    given = "lstm", problem.x, problem.h, problem.c, problem.weights, False, False
+    torch.set_num_threads(1)
+    alone = scan_cpu.forward(*given)
+    torch.set_num_threads(threads)
+    assert all(map(torch.equal, alone[:3], scan_cpu.forward(*given)[:3]))
+
+
 @pytest.mark.parametrize("kind", ("LSTM", "GRU", "RNN"))
 def test_stream_and_cells_step_as_the_layer_does(kind):
     module = getattr(nn, kind)(9, 33, 2, dtype=torch.bfloat16)

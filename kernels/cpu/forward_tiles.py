@@ -3,6 +3,7 @@
 from ..cells import CELLS
 from .inner import inner
 from .layout import terms
+from .narrow import INT8
 from .primitives import on_vectors
 from .product import LINE, product
 from .tiles import add, load, tile_op, zeros
@@ -10,7 +11,8 @@ from .tiles import add, load, tile_op, zeros
 
 def project_tile(m, shape):
     """A function (row, (x, x_row, gates, I, w_ih, b_ih)): pre-activations of m rows of x, in one slab."""
-    n, gate_row, size, stored = shape.vectors, shape.gate_row, shape.size, shape.stored
+    n, gate_row, size, stored, weight = shape.vectors, shape.gate_row, shape.size, shape.stored, shape.weight
+    finish = finish_sums(shape)
 
     @tile_op
     def store_gates(frame):
@@ -23,31 +25,58 @@ def project_tile(m, shape):
 
     @inner
     def tile(row, arguments):
-        x, x_row, gates, I, w_ih, b_ih = arguments
-        acc = product(m, n, size, stored, x + stored * x_row * row, x_row, I, w_ih, w_ih)
-        store_gates(add(acc, load(acc, b_ih, 0)), (gates + size * gate_row * row,))
+        x, x_row, gates, I, w_ih, b_ih, scales = arguments
+        acc = product(m, n, size, stored, weight, x + stored * x_row * row, x_row, I, w_ih, w_ih)
+        store_gates(finish(acc, b_ih, scales), (gates + size * gate_row * row,))
 
     return tile
+
+
+def finish_sums(shape):
+    """A function (sums, biases, scales): the sums, times a scale a column where weights are int8, plus the biases."""
+
+    @tile_op
+    def scale(frame):
+        (scales,) = frame.integers
+        for j in range(frame.n):
+            factor = frame.load(scales + j * frame.width * shape.size)
+            for row in frame.tile:
+                row[j] = row[j] * factor
+
+    if shape.weight == INT8:
+
+        @inner
+        def finish(acc, biases, scales):
+            return add(scale(acc, (scales,)), load(acc, biases, 0))
+
+    else:
+
+        @inner
+        def finish(acc, biases, scales):
+            return add(acc, load(acc, biases, 0))
+
+    return finish
 
 
 def step_tile(m, shape, cell_op, c_size):
     """A function (row, arguments): m rows of one step in one slab, the product and `cell_op` on its registers. c_size:
     bytes of an element of c."""
-    n, gate_row, size, stored = shape.vectors, shape.gate_row, shape.size, shape.stored
-    lines = size * n * shape.lanes // LINE  # of a term's weights
-    count = inner(terms)
+    n, gate_row, size, stored, weight = shape.vectors, shape.gate_row, shape.size, shape.stored, shape.weight
+    lines = max(1, weight * n * shape.lanes // LINE)  # of a term's weights
+    count, finish = inner(terms), finish_sums(shape)
 
     @inner
     def tile(row, arguments):
-        before, before_row, unit, w_hh, following, b_hh, gates, y, y_row, h, h_row, c_before, c, H, left = arguments
+        before, before_row, unit, weights, gates, y, y_row, h, h_row, c_before, c, H, left = arguments
+        w_hh, following, b_hh, scales = weights
         before = before + stored * before_row * row
         share = LINE * count(H, size, stored) * (row // m)  # each tile asks for its part of what follows
         ahead = following + share if row < m * lines else w_hh
-        acc = product(m, n, size, stored, before, before_row, H, w_hh, ahead)
+        acc = product(m, n, size, stored, weight, before, before_row, H, w_hh, ahead)
         c_row = c_size * H * row
         outputs = (y + stored * y_row * row, y_row, h + stored * h_row * row, h_row)
         states = (before + stored * unit, before_row, *outputs, c_before + c_row, c + c_row, H)
-        cell_op(add(acc, load(acc, b_hh, 0)), (gates + size * gate_row * row, *states, left))
+        cell_op(finish(acc, b_hh, scales), (gates + size * gate_row * row, *states, left))
 
     return tile
 

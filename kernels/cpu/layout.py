@@ -5,7 +5,7 @@ Units are taken W (the vector's lanes) at a time, a unit block; `blocks` of them
 kernels only; the padding holds zero weights.
 
     forward weights    [slab][k][block][gate][W]                      k: the product's inner dimension, unpadded
-    the same, bfloat16 [slab][pair of k][block][gate][W][2]
+    bfloat16, x too    [slab][pair of k][block][gate][W][2]
     gates              [chunk][slab][row][block][width][W]            a chunk: `steps(B)` whole time steps, rows (t, b)
     gradients          [slab][row][block][slot][W]                    the same rows
     backward weights   [panel of PANEL W columns][slab][block][slot][unit in block][PANEL W]
@@ -39,7 +39,8 @@ class Layout:
     has_direct_h: bool
     lanes: int
     size: int  # of a lane, an accumulator, a gate
-    stored: int  # of an element of x, h and the weights
+    stored: int  # of an element of x and h
+    weight: int  # of what a lane reads of the forward weights at a term
 
     @property
     def vectors(self):
@@ -77,7 +78,7 @@ class Layout:
         return -(-columns // (PANEL * self.lanes))
 
     def forward_weights(self, H, K):
-        """Elements, of `size`, of the packed forward weights of a (gates * H, K) matrix."""
+        """Lanes of the packed forward weights of a (gates * H, K) matrix."""
         return self.slabs(H) * terms(K, self.size, self.stored) * self.vectors * self.lanes
 
     def backward_weights(self, H, columns):
@@ -102,8 +103,8 @@ def back_and_forth(turn, count, pass_):
 
 
 @cache
-def layout(cell, size, save, stored=None):
-    """The Layout of a cell for inference or, with `save`, for training. stored: `size` by default."""
+def layout(cell, size, save, stored=None, weight=None):
+    """The Layout of a cell for inference or, with `save`, for training. stored and weight: `size` by default."""
     cell = CELLS[cell]
     slots = cell.slots
     return Layout(
@@ -117,4 +118,5 @@ def layout(cell, size, save, stored=None):
         lanes=target.current().lanes(size),
         size=size,
         stored=stored or size,
+        weight=weight or size,
     )

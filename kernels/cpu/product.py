@@ -1,9 +1,11 @@
 """The inner loop of every matrix product, and the split of rows into register tiles."""
 
+from functools import partial
+
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import bfloat16, target
+from . import narrow, target
 from .inner import inner
 from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
 from .vector import I64, Int
@@ -22,22 +24,23 @@ def accumulate(typing, acc, a, stride, K, b, ahead):
 
     def generate(context, builder, signature, arguments):
         array, *operands = arguments
-        return pack(builder, acc, _emit_product(builder, acc, emit_outer, unpack(builder, acc, array), *operands))
+        row = acc.n * acc.lanes.count * acc.size
+        return pack(builder, acc, _emit_product(builder, acc, emit_outer, row, unpack(builder, acc, array), *operands))
 
     return acc(acc, *[types.intp] * 5), generate
 
 
 @intrinsic(prefer_literal=True)
-def product(typing, m, n, size, stored, a, stride, K, b, ahead):
-    """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size, and stored, the bytes of an
-    operand's element, are compile-time constants. Of bfloat16 operands (bfloat16.py) a term is a pair."""
+def product(typing, m, n, size, stored, weight, a, stride, K, b, ahead):
+    """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size, and the bytes of an element
+    of a and of what a lane reads of b at a term, are compile-time constants. A term is a pair where a is bfloat16."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
-    row = tile.n * tile.lanes.count * tile.size
-    pairs = stored.literal_value == bfloat16.STORED
-    emit = bfloat16.emit_outer if pairs else emit_outer
+    row = tile.n * tile.lanes.count * weight.literal_value
+    pairs = stored.literal_value == narrow.BFLOAT16
+    emit = narrow.emit_pairs if pairs else partial(emit_outer, weight=weight.literal_value)
 
     def generate(context, builder, signature, arguments):
-        a, stride, count, b, ahead = arguments[4:]
+        a, stride, count, b, ahead = arguments[5:]
         K = builder.lshr(count, I64(1)) if pairs else count
         zeros = [tile.lanes.constant(0.0)] * (tile.m * tile.n)
 
@@ -45,7 +48,8 @@ def product(typing, m, n, size, stored, a, stride, K, b, ahead):
             left = builder.sub(K, k.value)
             terms = builder.select(builder.icmp_signed("<", left, I64(BLOCK)), left, I64(BLOCK))
             here = [(Int(builder, p) + k * bytes_).value for p, bytes_ in ((a, tile.size), (b, row), (ahead, LINE))]
-            return _sum(builder, total, _emit_product(builder, tile, emit, zeros, here[0], stride, terms, *here[1:]))
+            sums = _emit_product(builder, tile, emit, row, zeros, here[0], stride, terms, *here[1:])
+            return _sum(builder, total, sums)
 
         def lone(_, total):
             places = (Int(builder, a) + Int(builder, K) * tile.size, Int(builder, stride))
@@ -56,17 +60,16 @@ def product(typing, m, n, size, stored, a, stride, K, b, ahead):
             total = _loop(builder, 0, builder.and_(count, I64(1)), 1, total, lone)
         return pack(builder, tile, total)
 
-    return tile(m, n, size, stored, *[types.intp] * 5), generate
+    return tile(m, n, size, stored, weight, *[types.intp] * 5), generate
 
 
-def _emit_product(builder, tile, emit, values, a, stride, K, b, ahead):
-    """The vectors `values` plus the product, `emit` being one term of it.
+def _emit_product(builder, tile, emit, row, values, a, stride, K, b, ahead):
+    """The vectors `values` plus the product, `emit` being one term of it and `row` the bytes of b that it reads.
 
     Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains;
     a lone row also asks for its weights ahead, every other line: the processor fetches lines in pairs.
     """
     a, stride, b, ahead = (Int(builder, v) for v in (a, stride, b, ahead))
-    row = tile.n * tile.lanes.count * tile.size
     chains = _chains(tile)
     count = tile.m * tile.n
 

@@ -18,7 +18,7 @@ from .product import by_rows
 
 ARGUMENTS = (
     *("x", "x_time", "x_row"),  # (T, B, I): address, strides in elements; the last stride is 1
-    *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed
+    *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed; of int8 weights each bias is followed by the columns' scales
     *("h0", "c0"),  # (B, H) contiguous, as stored; c0 0 without a second state
     *("y", "y_time", "y_row"),  # (T, B, H): address, strides
     *("h", "h_time", "h_row"),  # (T, B, H): where h is read back from; for inference y itself, for training kept apart
@@ -30,11 +30,11 @@ ARGUMENTS = (
 )
 
 
-def build(cell, size, save, stored):
-    """stored: bytes of an element of x, y, h and the weights, `size` or 2, bfloat16."""
-    shape = layout(cell, size, save, stored)
+def build(cell, size, save, stored, weight):
+    """stored: bytes of an element of x, y and h, `size` or 2, bfloat16. weight: as in the Layout."""
+    shape = layout(cell, size, save, stored, weight)
     n, units, has_c = shape.vectors, shape.slab_units, CELLS[cell].states == 2
-    gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
+    gate_row, panel, term = shape.gate_row, size * n * shape.lanes, weight * n * shape.lanes
     project = by_rows(lambda m: project_tile(m, shape), n)
     step = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, save, size), size), n)
     steps, order, terms_of = inner(chunk_steps), inner(back_and_forth), inner(terms)
@@ -43,10 +43,11 @@ def build(cell, size, save, stored):
     @inner
     def input_part(x, x_time, x_row, w_ih, b_ih, gates, t0, count, B, I, H, first, last):
         """Input pre-activations of `count` steps from t0, all slabs."""
-        rows = count * B
-        for slab in range(-(-H // units)):
+        rows, slabs = count * B, -(-H // units)
+        for slab in range(slabs):
             target = gates + size * gate_row * rows * slab
-            weights = (I, w_ih + panel * terms_of(I, size, stored) * slab, b_ih + panel * slab)
+            bias = b_ih + panel * slab
+            weights = (I, w_ih + term * terms_of(I, size, stored) * slab, bias, bias + panel * slabs)
             if B == 1:
                 project(0, count, count, (x + stored * x_time * t0, x_time, target, *weights))
             elif x_time == B * x_row and last - first == B and B < FEW_ROWS:
@@ -62,7 +63,7 @@ def build(cell, size, save, stored):
         c, c_time, gates, keep, T, B, I, H, first, last, h_n, c_n
     ):  # fmt: skip
         slabs, length = -(-H // units), steps(B)
-        slab_weights = panel * terms_of(H, size, stored)
+        slab_weights = term * terms_of(H, size, stored)
         if has_c and stored != size:
             widen(c0, H, c, H, first, last)
             c0 = c
@@ -78,10 +79,11 @@ def build(cell, size, save, stored):
                     unit = units * slab
                     row = chunk + size * gate_row * B * (count * slab + t - t0)
                     following = w_hh + slab_weights * next_slab
-                    weights = (w_hh + slab_weights * slab, following, b_hh + panel * slab)
+                    bias = b_hh + panel * slab
+                    weights = (w_hh + slab_weights * slab, following, bias, bias + panel * slabs)
                     outputs = (y + stored * (y_time * t + unit), y_row, h + stored * (h_time * t + unit), h_row)
                     states = (c_before + size * unit, c + size * (c_time * t + unit))
-                    arguments = (before, before_row, unit, *weights, row, *outputs, *states, H, H - unit)
+                    arguments = (before, before_row, unit, weights, row, *outputs, *states, H, H - unit)
                     step(first, last, B, arguments)
         copy(h + stored * h_time * (T - 1), h_row, h_n, H, first, last)
         if has_c and stored != size:

@@ -25,12 +25,12 @@ PLAN = (
 )
 
 
-def build(cell, size, stored):
+def build(cell, size, stored, weight):
     """A function that returns 1, or 0 where the weights' contents have changed and nothing was done. stored: bytes of
-    an element of x, h, c and the weights, `size` or 2, bfloat16."""
-    shape = layout(cell, size, False, stored)
+    an element of x, h and c, `size` or 2, bfloat16. weight: as in the Layout."""
+    shape = layout(cell, size, False, stored, weight)
     n, units = shape.vectors, shape.slab_units
-    gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
+    gate_row, panel, term = shape.gate_row, size * n * shape.lanes, weight * n * shape.lanes
     project = by_rows(lambda m: project_tile(m, shape), n)
     advance = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, False, stored), stored), n)
     copy, contents_of, terms_of = copy_rows(shape, stored, stored), fingerprint.build(stored), inner(terms)
@@ -48,14 +48,15 @@ def build(cell, size, stored):
         for turn in range(slabs):
             slab = order(turn, slabs, passes)
             unit = units * slab
-            inputs = (I, w_ih + panel * terms_of(I, size, stored) * slab, b_ih + panel * slab)
-            recurrent = w_hh + panel * terms_of(H, size, stored) * slab
-            weights, out, at = (recurrent, recurrent, b_hh + panel * slab), y + stored * unit, stored * unit
+            bias_x, bias_h = b_ih + panel * slab, b_hh + panel * slab
+            inputs = (I, w_ih + term * terms_of(I, size, stored) * slab, bias_x, bias_x + panel * slabs)
+            recurrent = w_hh + term * terms_of(H, size, stored) * slab
+            weights, out, at = (recurrent, recurrent, bias_h, bias_h + panel * slabs), y + stored * unit, stored * unit
             states = (out, H, out, H, c + at, c_n + at, H, H - unit)
             for first in range(0, B, few):
                 last, here = min(first + few, B), gates - size * gate_row * first
                 project(first, last, B, (x, x_row, here, *inputs))
-                advance(first, last, B, (h, H, unit, *weights, here, *states))
+                advance(first, last, B, (h, H, unit, weights, here, *states))
         if h_n != y:
             copy(y, H, h_n, H, 0, B)
         return 1

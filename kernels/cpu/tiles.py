@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
-from . import bfloat16, target
+from . import narrow, target
 from .vector import I8, I32, I64, Int, Lanes, Mask, Vector, call, fma
 
 
@@ -42,6 +42,10 @@ def _pointer(builder, address, kind):
 
 def _load(builder, lanes, address):
     return builder.load(_pointer(builder, address, lanes.floats), align=lanes.size)
+
+
+def _load_vector(builder, lanes, address):
+    return Vector(builder, lanes, _load(builder, lanes, address))
 
 
 def _splat(builder, lanes, scalar):
@@ -107,11 +111,13 @@ def add(typing, x, y):
     return x(x, x), generate
 
 
-def emit_outer(builder, tile, values, a, stride, b):
-    """The tile's vectors `values` plus one term of a product: column a (rows `stride` apart) times the row at b."""
+def emit_outer(builder, tile, values, a, stride, b, weight=None):
+    """The tile's vectors `values` plus one term of a product: column a (rows `stride` apart) times the row at b, whose
+    elements have `weight` bytes (narrow.py), by default those of the tile's."""
     lanes, size = tile.lanes, tile.size
-    width = lanes.count * size
-    row = [Vector(builder, lanes, _load(builder, lanes, (b + j * width).value)) for j in range(tile.n)]
+    read = {narrow.BFLOAT16: narrow.load, narrow.INT8: narrow.load_integers}.get(weight, _load_vector)
+    width = lanes.count * (weight or size)
+    row = [read(builder, lanes, (b + j * width).value) for j in range(tile.n)]
     result = []
     for i in range(tile.m):
         scalar = builder.load(_pointer(builder, (a + stride * (i * size)).value, lanes.element), align=size)
@@ -179,10 +185,10 @@ class Frame:
     def load(self, address, mask=None, stored=None):
         """The vector at an address (Int); lanes outside the mask are not read and give zero. stored: bytes of an
         element in memory where they are not those of a lane: 2, bfloat16."""
-        if stored == bfloat16.STORED:
-            return bfloat16.load(self.builder, self.lanes, address.value, mask)
+        if stored == narrow.BFLOAT16:
+            return narrow.load(self.builder, self.lanes, address.value, mask)
         if mask is None:
-            return Vector(self.builder, self.lanes, _load(self.builder, self.lanes, address.value))
+            return _load_vector(self.builder, self.lanes, address.value)
         pointer = _pointer(self.builder, address.value, self.lanes.floats)
         name = f"llvm.masked.load.{self.lanes.suffix}.p0"
         align = I32(self.lanes.size)
@@ -196,8 +202,8 @@ class Frame:
 
     def store(self, vector, address, mask=None, stored=None):
         """Write a vector; lanes outside the mask are left as they are. stored: as in `load`."""
-        if stored == bfloat16.STORED:
-            bfloat16.store(vector, address.value, mask)
+        if stored == narrow.BFLOAT16:
+            narrow.store(vector, address.value, mask)
             return
         pointer = _pointer(self.builder, address.value, self.lanes.floats)
         if mask is None:

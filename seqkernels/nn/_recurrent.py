@@ -50,7 +50,8 @@ class Recurrent(Served):
 
     def extra_repr(self):
         ours = [name for name in ("learn_initial_state", "recompute") if getattr(self, name)]
-        return super().extra_repr() + "".join(f", {name}=True" for name in ours)
+        form = "" if self.weight_format is None else f", weight_format={self.weight_format!r}"
+        return super().extra_repr() + "".join(f", {name}=True" for name in ours) + form
 
     @property
     def _cell(self):

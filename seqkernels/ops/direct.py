@@ -4,8 +4,11 @@ import importlib
 from functools import cache
 from types import SimpleNamespace
 
+import torch
+
 from .. import _check
-from .packed import PackedWeights, cached, kept_weights, per_layer
+from .packed import cached, kept_weights
+from .packing import PackedWeights, per_layer
 from .scan import through_operator
 from .scan_kernels import readable
 
@@ -17,56 +20,59 @@ def drivers():
     return SimpleNamespace(**{name: importlib.import_module(f".{name}_cpu", __package__) for name in names})
 
 
-def kept(cell, weights, I, h, D=1):
-    """The Kept weights of a layer with input size I and plain states h (..., H), or None if they are not plain or not
-    kept.
+def kept(cell, weights, I, h, D=1, form=None):
+    """The Kept weights of a layer with input size I and plain states h (..., H), in a form (`packing.FORMS`), or None
+    if they are not plain or not kept.
 
-    Weights that are known by identity and contents need not be looked at again. Raises as `_check.layer_weights` does.
+    Weights that are known by identity and contents need not be looked at again. Raises as `_check.layer_weights` does,
+    and ValueError for another form of weights that are not float32.
     """
-    known, needed = cached(cell, weights), (I, h.shape[-1], h.dtype)
+    known, needed = cached(cell, weights, form), (I, h.shape[-1], h.dtype)
     if known is not None and known.checked == needed and known.holds(weights):
         return known
     _check.layer_weights(cell, I, h, weights, D)
-    known = kept_weights(cell, weights) if _check.plain(h.dtype, *weights) else None
+    if form is not None and h.dtype != torch.float32:
+        raise ValueError(f"weight_format={form!r} is for float32 weights, got {h.dtype}")
+    known = kept_weights(cell, weights, form) if _check.plain(h.dtype, *weights) else None
     if known is not None:
         known.checked = needed
     return known
 
 
-def plan(cell, x, h, c, weights, sizes):
+def plan(cell, x, h, c, weights, sizes, form):
     """A `plan_cpu.Plan`, or None where none can be made: for plain tensors of the right sizes, all layers' weights by
     name.
 
     h and c are contiguous and, but for the number of dimensions, (L D, B, H); c is None for a cell without it. sizes:
-    those of `plan_cpu.Sizes`.
+    those of `plan_cpu.Sizes`; form: of the weights, as in `kept`.
     """
     if x.stride(-1) != 1:
         return None
     (L, D), H, layers = sizes[2:4], h.shape[-1], []
     for i, own in enumerate(per_layer(list(weights.values()), L)):
-        known = kept(cell, own, D * H if i else x.shape[-1], h, D)
+        known = kept(cell, own, D * H if i else x.shape[-1], h, D, form)
         if known is None:
             return None
         layers.append(known)
     return drivers().plan.Plan(layers, weights, x, h, c, drivers().plan.Sizes(*sizes))
 
 
-def in_place(cell, I, states, y, weights):
+def in_place(cell, I, states, y, weights, form):
     """A `step_cpu.InPlace` of one layer, or None where its plain weights, of input size I, cannot be kept."""
-    known = kept(cell, weights, I, y)
+    known = kept(cell, weights, I, y, form=form)
     return None if known is None else drivers().step.InPlace(cell, known, *states, y)
 
 
-def scan(cell, x, h_0, c_0, weights, batch_first, recompute=False):
+def scan(cell, x, h_0, c_0, weights, batch_first, recompute=False, form=None):
     """(y, h_n, c_n) by the driver, past the dispatcher. x, h_0 and c_0 are plain tensors of the right sizes.
 
     recompute: of no effect without a gradient.
     """
-    known = kept(cell, weights, x.shape[2], h_0, len(h_0))
+    known = kept(cell, weights, x.shape[2], h_0, len(h_0), form)
     if known is not None:
         packed = known.packed
     elif _check.plain(x.dtype, *weights):
-        packed = PackedWeights(cell, weights)
+        packed = PackedWeights(cell, weights, form)
     else:
         return through_operator(cell, x, h_0, c_0, weights, batch_first)
     return drivers().scan.forward(cell, readable(x), h_0, c_0, weights, batch_first, False, packed)[:3]

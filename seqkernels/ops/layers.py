@@ -5,7 +5,7 @@ import torch
 from .. import _backends, _check
 from .double_backward import differentiable, recorded_gradients
 from .drivers import driver
-from .packed import per_layer
+from .packing import per_layer
 from .scan import needs_gradient, plain_call, through_operator
 from .scan_kernels import readable
 

@@ -4,6 +4,8 @@ All pointers that reach a kernel come from tensors whose extents are fixed here:
 (kernels/cpu/layout.py), and x, y and their gradients by (T, B, last dimension of stride 1).
 """
 
+from functools import partial
+
 import torch
 
 from seqkernels.kernels.cells import CELLS
@@ -11,7 +13,7 @@ from seqkernels.kernels.cells import CELLS
 from . import scan_cpu_backward, threads
 from .compiled import compiled, computed, widths
 from .compiled import computed as kept_dtype
-from .packed import PackedWeights, pack_count
+from .packing import PackedWeights, pack_count
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
 
@@ -94,10 +96,11 @@ class Scan:
         self._packed, self._dtype, self._save = packed, computed(dtype), save
         (size, stored), D = widths(dtype), len(packed.directions)
         shape = compiled().layout(cell, size, save)
-        self._kernel = compiled().kernel("scan_forward", cell=cell, size=size, save=save, stored=stored)
+        widths_ = {"size": size, "stored": stored, "weight": packed.weight}
+        self._kernel = compiled().kernel("scan_forward", cell=cell, save=save, **widths_)
         chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
         self.gates_elements = D * chunk
-        self._vectors, self._operations = shape.vectors, 2.0 * T * B * shape.gates * H * (I + H)
+        self._vectors, self._operations = shape.vectors, 2.0 * D * T * B * shape.gates * H * (I + H)
         state, steps = stored * B * H, B * H * (T if save else 0)
         self._states = size * D * steps  # bytes from the h of all steps to their c
         self._wide_c = B * H if stored != size and CELLS[cell].states == 2 else 0  # of a direction, in scratch
@@ -116,7 +119,8 @@ class Scan:
         memory = None if save else workspace(self.gates_elements + D * self._wide_c, self._dtype)
         gates = gates if save else memory.data_ptr()
         wide_c = gates + self._dtype.itemsize * self.gates_elements if self._wide_c else 0
-        rows = row_ranges(B, self._vectors, parts_for(self._operations) // D)
+        parts = parts_for(self._operations)
+        rows = row_ranges(B, self._vectors, parts // D)
         tasks = []
         for x_at, x_steps, weights, state, wide_state, y_at, y_steps, steps, gates_at in self._directions:
             outputs, end = (y + y_at, *y_steps), c_n + state if c_n else 0
@@ -127,12 +131,8 @@ class Scan:
             inputs = (x + x_at, *x_steps, *weights, h0 + state, c0 + state if c0 else 0)
             arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(save), *self._sizes)
             tasks += [(self._kernel, (*arguments, first, last, h_n + state, end)) for first, last in rows]
-        _run(tasks)
-
-
-def _run(tasks):
-    if len(tasks) == 1:
-        function, arguments = tasks[0]
-        function(*arguments)
-    else:
-        threads.run([lambda f=f, a=a: f(*a) for f, a in tasks])
+        if parts == 1 or len(tasks) == 1:
+            for run, arguments in tasks:
+                run(*arguments)
+        else:
+            threads.run([partial(run, *arguments) for run, arguments in tasks])

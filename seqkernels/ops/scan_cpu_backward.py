@@ -6,7 +6,7 @@ import torch
 
 from . import threads
 from .compiled import compiled
-from .packed import pack_backward, per_direction
+from .packing import pack_backward, per_direction
 from .splits import parts_for, ranges, row_ranges
 from .workspace import on_huge_pages, workspace
 

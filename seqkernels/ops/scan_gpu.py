@@ -6,7 +6,7 @@ TRITON_INTERPRET was set before Triton was imported.
 
 from . import step_gpu
 from .launch_gpu import in_recurrent_precision
-from .packed import per_direction
+from .packing import per_direction
 from .ragged import NOT_RAGGED
 from .scan_launch_gpu import Backward, Forward, gates_size, kept_dtype, time_first
 

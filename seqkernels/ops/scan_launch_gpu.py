@@ -16,7 +16,7 @@ from seqkernels.kernels.gpu.scan_backward import scan_backward
 from seqkernels.kernels.gpu.scan_forward import scan_forward
 
 from .launch_gpu import described, recurrent_precision
-from .packed import per_direction
+from .packing import per_direction
 from .ragged import NOT_RAGGED, hidden
 from .scan_recompute_gpu import gates_from_states
 

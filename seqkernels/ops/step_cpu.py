@@ -22,7 +22,8 @@ class Step:
         self._memory = kept, (ctypes.c_int64 * len(numbers))(*numbers)
         self.plan = ctypes.addressof(self._memory[1])
         size, stored = widths(dtype)
-        self.kernel = compiled().kernel("step", cell=kept.cell, size=size, stored=stored)
+        parameters = {"cell": kept.cell, "size": size, "stored": stored, "weight": kept.packed.weight}
+        self.kernel = compiled().kernel("step", **parameters)
 
     def __call__(self, *addresses):
         """A step between the addresses of x, h, c, y, h_n and c_n."""
@@ -41,6 +42,6 @@ class InPlace:
 
     def __call__(self, x, weights):
         """One step from dense rows at address x, or False, nothing done, where the weights have changed."""
-        if cached(self._cell, weights) is not self._kept or not self._kept.same(weights):
+        if cached(self._cell, weights, self._kept.form) is not self._kept or not self._kept.same(weights):
             return False
         return self._step.kernel(self._step.plan, x, *self._states, *self._ends)

@@ -7,11 +7,12 @@ from . import direct
 class Layers:
     """The layers of a stream over its memory: a call is a step.
 
-    states: h and, if any, c, each (L, B, H), moved on in place; ys (L, B, H): the layers' outputs.
+    states: h and, if any, c, each (L, B, H), moved on in place; ys (L, B, H): the layers' outputs; form: what the
+    weights are kept as (packing.FORMS).
     """
 
-    def __init__(self, cell, x, states, ys):
-        self._cell, self._dtype, self._I = cell, x.dtype, x.shape[-1]
+    def __init__(self, cell, x, states, ys, form):
+        self._cell, self._dtype, self._I, self._form = cell, x.dtype, x.shape[-1], form
         self._memory = list(zip(zip(*states), ys))
         self._steps = [None] * len(ys)
 
@@ -35,4 +36,4 @@ class Layers:
         """That of layer i, or None where its weights cannot be kept."""
         per, (states, y) = len(weights) // len(self._steps), self._memory[i]
         I = y.shape[1] if i else self._I
-        return direct.in_place(self._cell, I, states, y, weights[i * per : i * per + per])
+        return direct.in_place(self._cell, I, states, y, weights[i * per : i * per + per], self._form)

@@ -31,8 +31,9 @@ class Layers:
     The first step with weights where they are runs as it is, which compiles the kernels; the second is recorded.
     """
 
-    def __init__(self, cell, x, states, ys):
-        """x: an input (B, I) or (I,); states and ys as `run` takes them."""
+    def __init__(self, cell, x, states, ys, form=None):
+        """x: an input (B, I) or (I,); states and ys as `run` takes them. form: of no effect, weights are read as they
+        are."""
         self._cell, self._states, self._ys = cell, states, ys
         self._x = x.new_empty(ys.shape[1], x.shape[-1])
         self._pointers = self._replay = None

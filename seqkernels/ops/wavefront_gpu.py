@@ -14,7 +14,7 @@ from seqkernels.kernels.gpu.wavefront_plan import chunk_for
 
 from . import tasks
 from .launch_gpu import in_recurrent_precision, processors
-from .packed import per_layer
+from .packing import per_layer
 from .scan_launch_gpu import Backward, Forward, planned, time_first
 
 

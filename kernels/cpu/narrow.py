@@ -1,16 +1,19 @@
-"""bfloat16 in memory, float32 in registers: loads, stores, and a step of a product.
+"""Elements narrower in memory than the lanes they compute in: bfloat16, and weights that are bfloat16 or int8.
 
-The operands of a product are pairs of consecutive terms in 32 bits: packed weights [pair][n W][2], and rows as they
-lie. The CPU's own instruction (AVX512-BF16) multiplies a pair and adds it up; elsewhere the halves are widened, two
-integer operations a vector of weights and pair, and added one after the other. Both flush denormals.
+Where both operands of a product are bfloat16, they are pairs of consecutive terms in 32 bits: packed weights
+[pair][n W][2], and rows as they lie. The CPU's own instruction (AVX512-BF16) multiplies a pair and adds it up;
+elsewhere the halves are widened, two integer operations a vector of weights and pair, and added one after the other.
+Both flush denormals.
+
+Narrow weights beside float32 rows are widened as they are loaded, one term after another.
 """
 
 from llvmlite import ir
 
 from . import target
-from .vector import I16, I32, Vector, call, fma
+from .vector import I8, I16, I32, Vector, call, fma
 
-STORED = 2  # bytes
+BFLOAT16, INT8 = 2, 1  # bytes
 
 
 class _BFloat(ir.types._BaseFloatType):
@@ -30,34 +33,39 @@ def load(builder, lanes, address, mask=None):
     kind = ir.VectorType(I16, lanes.count)
     pointer = builder.inttoptr(address, kind.as_pointer())
     if mask is None:
-        halves = builder.load(pointer, align=STORED)
+        halves = builder.load(pointer, align=BFLOAT16)
     else:
         zero = ir.Constant(kind, [0] * lanes.count)
         name = f"llvm.masked.load.v{lanes.count}i16.p0"
-        halves = call(builder, name, kind, pointer, I32(STORED), mask.value, zero)
+        halves = call(builder, name, kind, pointer, I32(BFLOAT16), mask.value, zero)
     return _lower(builder, lanes, builder.zext(halves, lanes.ints))
 
 
+def load_integers(builder, lanes, address):
+    """A vector of int8 at an address as a Vector of floats."""
+    bytes_ = ir.VectorType(I8, lanes.count)
+    value = builder.load(builder.inttoptr(address, bytes_.as_pointer()), align=INT8)
+    return Vector(builder, lanes, builder.sitofp(builder.sext(value, lanes.ints), lanes.floats))
+
+
 def store(vector, address, mask=None):
-    """Write a float32 Vector as bfloat16, rounded to nearest, ties to even; a NaN stays one."""
+    """Write a float32 Vector as bfloat16, rounded to nearest, ties to even. A NaN stays one: those of the kernels have
+    nothing in the lower half, to carry over into the sign."""
     builder, lanes = vector.builder, vector.lanes
     kind, sixteen = ir.VectorType(I16, lanes.count), lanes.constant_int(16)
     bits = vector.bits()
     odd = builder.and_(builder.lshr(bits, sixteen), lanes.constant_int(1))
-    rounded = vector.from_bits(builder.add(bits, builder.add(odd, lanes.constant_int(0x7FFF))))
-    number = builder.fcmp_ordered("ord", vector.value, vector.value)
-    quiet = vector.from_bits(builder.or_(bits, lanes.constant_int(0x400000)))
-    value = builder.select(number, rounded.value, quiet.value)
-    halves = builder.trunc(builder.lshr(builder.bitcast(value, lanes.ints), sixteen), kind)
+    rounded = builder.add(bits, builder.add(odd, lanes.constant_int(0x7FFF)))
+    halves = builder.trunc(builder.lshr(rounded, sixteen), kind)
     pointer = builder.inttoptr(address, kind.as_pointer())
     if mask is None:
-        builder.store(halves, pointer, align=STORED)
+        builder.store(halves, pointer, align=BFLOAT16)
     else:
         name = f"llvm.masked.store.v{lanes.count}i16.p0"
-        call(builder, name, ir.VoidType(), halves, pointer, I32(STORED), mask.value)
+        call(builder, name, ir.VoidType(), halves, pointer, I32(BFLOAT16), mask.value)
 
 
-def emit_outer(builder, tile, values, a, stride, b, single=False):
+def emit_pairs(builder, tile, values, a, stride, b, single=False):
     """The tile's vectors `values` plus a pair of terms of a product: pairs at a (rows `stride` elements apart) times
     the row of pairs at b. single: of a pair at a only the first is there, and read."""
     lanes, half = tile.lanes, I16 if single else I32
@@ -66,8 +74,8 @@ def emit_outer(builder, tile, values, a, stride, b, single=False):
     multiply = _dot if target.current().dots_bfloat16 else _widened
     result = []
     for i in range(tile.m):
-        pointer = builder.inttoptr((a + stride * (i * STORED)).value, half.as_pointer())
-        pair = builder.load(pointer, align=STORED)
+        pointer = builder.inttoptr((a + stride * (i * BFLOAT16)).value, half.as_pointer())
+        pair = builder.load(pointer, align=BFLOAT16)
         pair = _splat(builder, lanes, builder.zext(pair, I32) if single else pair)
         result += [multiply(builder, lanes, values[i * tile.n + j], pair, row[j]) for j in range(tile.n)]
     return result
@@ -92,7 +100,7 @@ def _lower(builder, lanes, ints):
 
 
 def _integers(builder, lanes, address):
-    return builder.load(builder.inttoptr(address, lanes.ints.as_pointer()), align=STORED)
+    return builder.load(builder.inttoptr(address, lanes.ints.as_pointer()), align=BFLOAT16)
 
 
 def _splat(builder, lanes, scalar):
