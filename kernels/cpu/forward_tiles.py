@@ -5,6 +5,7 @@ from .inner import inner
 from .parts import load_part, store_part
 from .primitives import on_vectors
 from .product import LINE, product
+from .steps import state_before
 from .tiles import add, load, tile_op, zeros
 
 
@@ -83,11 +84,34 @@ def cell_op(name, shape, save):
 def copy_rows(size, W):
     """A function that copies rows first ... last - 1 of H elements, `stride` apart, to contiguous ones."""
 
+    copy_row = _copy_row(size, W)
+
     @inner
     def copy(source, stride, target, H, first, last):
         for row in range(first, last):
-            for k in range(0, H, W):
-                part = load_part(zeros(1, 1, size), (source + size * (stride * row + k), 0, 1, H - k))
-                store_part(part, (target + size * (H * row + k), 0, 1, H - k))
+            copy_row(source + size * stride * row, target + size * H * row, H)
+
+    return copy
+
+
+def gather_rows(size, W):
+    """A function that copies the states of rows first ... last - 1 before a step, as `state_before` finds them, to
+    contiguous rows."""
+    find, copy_row = state_before(size), _copy_row(size, W)
+
+    @inner
+    def gather(first, last, mark, live_before, places, target, H):
+        for row in range(first, last):
+            copy_row(find(row, mark, live_before, places, H), target + size * H * row, H)
+
+    return gather
+
+
+def _copy_row(size, W):
+    @inner
+    def copy(source, target, H):
+        for k in range(0, H, W):
+            part = load_part(zeros(1, 1, size), (source + size * k, 0, 1, H - k))
+            store_part(part, (target + size * k, 0, 1, H - k))
 
     return copy

@@ -4,6 +4,8 @@ All pointers that reach a kernel come from tensors whose extents are fixed here:
 (kernels/cpu/layout.py), and x, y and their gradients by (T, B, last dimension of stride 1).
 """
 
+from math import prod
+
 import torch
 
 from seqkernels.kernels.cells import CELLS
@@ -11,7 +13,9 @@ from seqkernels.kernels.cells import CELLS
 from . import threads
 from .compiled import compiled
 from .packed import PackedWeights, pack_count
+from .ragged import NOT_RAGGED
 from .scan_cpu_backward import backward
+from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
 
@@ -26,7 +30,7 @@ def gates_size(cell, T, B, H, D, dtype):
     return D * T * B * shape.slabs(H) * shape.gate_row
 
 
-def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
+def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT_RAGGED):
     """y, h_n, c_n, states, gates of one layer of D directions.
 
     x (T, B, I) or, with batch_first, (B, T, I), last stride 1; h0, c0 (D, B, H) contiguous (c0 None but for an LSTM);
@@ -34,49 +38,47 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     h_n, c_n (D, B, H). For save=True, what `backward` needs: the S states after each step, (S, D, T, B, H) in the
     order of the steps, and gates, opaque. They share no memory with y, which its owner may write to. What is not there
     is None.
+
+    ragged: which rows end early or start again. Then states are those of a packed scan (scan_rows.py), one row after
+    another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H).
     """
+    rows = rows_of(x, h0, batch_first, ragged)
+    x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
     D, B, H = h0.shape
-    time = 1 if batch_first else 0
-    T, I = x.shape[time], x.shape[2]
-    size = x.element_size()
+    size, I, S = x.element_size(), x.shape[-1], CELLS[cell].states
     shape = compiled().layout(cell, size, save)
     if packed is None:
         packed = PackedWeights(cell, weights)
-    y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
-    h_n = torch.empty_like(h0)
-    c_n = None if c0 is None else torch.empty_like(c0)
-    S = CELLS[cell].states
-    states = leased(S * D * T * B * H, x.dtype).view(S, D, T, B, H) if save else None
-    chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
+    y = on_huge_pages(rows.empty(x, D * H))
+    h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
+    states = leased(S * D * prod(rows.kept) * H, x.dtype).view(S, D, *rows.kept, H) if save else None
+    chunk = shape.slabs(H) * shape.gate_row * (prod(rows.kept) if save else B * min(rows.T, compiled().steps(B)))
     gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
-    x_time, y_time = x.stride(time), y.stride(time)
-    rows = row_ranges(B, shape.vectors, parts_for(2.0 * T * B * shape.gates * H * (I + H)) // D)
+    ranges = row_ranges(B, shape.vectors, parts_for(2.0 * rows.count * shape.gates * H * (I + H)) // D, rows.lengths)
+    resets = reset_states(rows, h0, c0, ragged)
+    fresh = [torch.empty_like(s) if rows.steps[0] and s is not None else None for s in (h0, c0)]
     tasks = []
     for d in range(D):
-        last = (T - 1) * d  # the second direction starts at the last step
-        sign = 1 - 2 * d
-        state = size * d * B * H
-        outputs = (y.data_ptr() + size * (y_time * last + d * H), sign * y_time, y.stride(1 - time))
-        h, c = outputs, (0 if c_n is None else c_n.data_ptr() + state, 0)
+        outputs = rows.place(y, d, d * H)
+        h, c = outputs, (address(c_n, d), 0)
         if save:
-            h, c = (states[0, d].data_ptr(), B * H, H), (states[S - 1, d].data_ptr(), B * H)
+            h, c = (address(states[0], d), rows.stride * H, H), (address(states[S - 1], d), rows.stride * H)
         arguments = (
-            *(x.data_ptr() + size * x_time * last, sign * x_time, x.stride(1 - time)),
+            *rows.place(x, d),
             *packed.directions[d],
-            *(h0.data_ptr() + state, 0 if c0 is None else c0.data_ptr() + state),
+            *(address(h0, d), address(c0, d)),
             *outputs,
             *h,
             *c,
             *(gates.data_ptr() + size * d * chunk, int(save)),
-            *(T, B, I, H),
+            *(rows.T, B, I, H),
         )
-        for first, end in rows:
-            tasks.append((scan, (*arguments, first, end, h_n.data_ptr() + state)))
+        others = (rows.steps[d], rows.marks[d], *(address(s, d) for s in (*resets, *fresh)))
+        for first, end in ranges:
+            tasks.append((scan, (*arguments, first, end, address(h_n, d), address(c_n, d), *others)))
     _run(tasks)
-    if save and c0 is not None:
-        c_n.copy_(states[1, :, T - 1])
-    return y, h_n, c_n, states, gates if save else None
+    return rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n), states, gates if save else None
 
 
 def _run(tasks):
