@@ -1,7 +1,9 @@
 """The recurrence backward over the steps of one chunk, for any cell: the gates' gradients, and the states' carried on.
 
 Per step and panel of 4 W units: the next step's gate gradients times W_hh, the cell's backward on the sums, its
-gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`.
+gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`. A row that ended
+before the next step has nothing from there; what reaches the state of a row before its first step, or before one that
+it starts again with, goes to the gradient of what that state was.
 
 Operations: 2 T B G H H.
 """
