@@ -140,18 +140,23 @@ def state_dtypes(input, states, dtype):
                 raise RuntimeError(f"Input and hx must have the same dtype, got input {input.dtype} and hx {s.dtype}")
 
 
-def scan_arguments(cell, x, h_0, c_0, weights, batch_first):
-    """(T, B, H, D) of a layer, or the error that names what is wrong with it.
+def scan_arguments(cell, x, h_0, c_0, weights, batch_first, batch_sizes=None):
+    """(T, B, H, D) of a layer, or the error that names what is wrong with it. batch_sizes: as in
+    `seqkernels.ops.ragged`, not looked at but for T.
 
     Raises ValueError for an unknown cell, a dtype mismatch or a missing c_0, RuntimeError for sizes and devices.
     """
     if cell not in CELLS:
         raise ValueError(f"unknown cell '{cell}', expected one of {', '.join(CELLS)}")
-    if x.dim() != 3:
-        raise RuntimeError(f"x must have 3 dimensions, got {x.dim()}")
+    dimensions = 3 if batch_sizes is None else 2
+    if x.dim() != dimensions:
+        raise RuntimeError(f"x must have {dimensions} dimensions, got {x.dim()}")
     if h_0.dim() != 3:
         raise RuntimeError(f"h_0 must have 3 dimensions (D, B, H), got {h_0.dim()}")
-    T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+    if batch_sizes is not None:
+        T, B = len(batch_sizes), h_0.shape[1]
+    else:
+        T, B = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
     D, _, H = h_0.shape
     if D not in (1, 2):
         raise RuntimeError(f"h_0.size(0) must be the number of directions, 1 or 2, got {D}")
@@ -164,16 +169,24 @@ def scan_arguments(cell, x, h_0, c_0, weights, batch_first):
     matches("h_0", h_0, (D, B, H), x)
     if c_0 is not None:
         matches("c_0", c_0, (D, B, H), x)
-    layer_weights(cell, x.shape[2], h_0, weights, D)
+    layer_weights(cell, x.shape[-1], h_0, weights, D)
     return T, B, H, D
 
 
-def ragged_arguments(x, h_0, c_0, batch_first, lengths=None, reset=None, reset_h=None, reset_c=None):
+def ragged_arguments(
+    x, h_0, c_0, batch_first, lengths=None, reset=None, reset_h=None, reset_c=None, batch_sizes=None
+):  # fmt: skip
     """Raises unless these, as `seqkernels.ops.ragged` has them, fit a scan of x from h_0 and c_0.
 
-    The values in lengths are not looked at: any of them is safe.
+    The values in lengths and batch_sizes are not looked at: any of the former is safe.
     """
     B = h_0.shape[1]
+    if batch_sizes is not None:
+        if lengths is not None or reset is not None or reset_h is not None or reset_c is not None:
+            raise ValueError("batch_sizes is given, and so are lengths or reset")
+        if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.device.type != "cpu":
+            raise ValueError(f"batch_sizes must be int64 of one dimension on the CPU, got {batch_sizes.dtype}")
+        return
     shape = (B, x.shape[1]) if batch_first else (x.shape[0], B)
     if lengths is not None and (lengths.shape != (B,) or lengths.dtype not in _INTEGERS):
         raise ValueError(f"lengths must be {B} integers, got {lengths.dtype} of size {list(lengths.shape)}")
@@ -192,6 +205,17 @@ def ragged_arguments(x, h_0, c_0, batch_first, lengths=None, reset=None, reset_h
             raise ValueError(f"{name} must be {'None' if state is None else 'given'}, as the state that it replaces")
         if tensor is not None:
             matches(name, tensor, h_0.shape, x)
+
+
+def batch_sizes_fit(x, h_0, batch_sizes):
+    """Raises ValueError unless the values are those of a `PackedSequence` with x (rows, I) for states h_0 (D, B, H)."""
+    falling = bool((batch_sizes[1:] <= batch_sizes[:-1]).all())
+    ends = int(batch_sizes[0]), int(batch_sizes[-1]), int(batch_sizes.sum())
+    if not falling or ends[0] != h_0.shape[1] or ends[1] < 1 or ends[2] != len(x):
+        raise ValueError(
+            f"batch_sizes must fall from {h_0.shape[1]} to 1 or more and add up to {len(x)},"
+            f" got {ends[0]} to {ends[1]}, adding up to {ends[2]}{'' if falling else ', not falling'}"
+        )
 
 
 def layer_weights(cell, I, h, weights, D=1):

@@ -1,11 +1,11 @@
-"""A recurrent layer whose rows end early or start again: its problem for the tests of the scans on a GPU."""
+"""A recurrent layer whose rows end early or start again: its problem for the tests of the scans."""
 
 import torch
 from device import there
 from scan_problem import Problem
 
 from seqkernels import functional, reference
-from seqkernels.ops import scan_gpu
+from seqkernels.ops import scan_cpu
 from seqkernels.ops.ragged import Ragged
 
 
@@ -26,8 +26,9 @@ class RaggedProblem(Problem):
                 self.reset_state = [torch.randn_like(s) for s in (self.h, self.c) if s is not None]
         self.ragged = Ragged(None if lengths is None else torch.tensor(lengths), marks, *self.reset_state)
 
-    def ours(self, *enters, driver=scan_gpu, **options):
-        return super().ours(*enters, driver=driver, ragged=Ragged(*there(*self.ragged)), **options)
+    def ours(self, *enters, driver=scan_cpu, **options):
+        ragged = self.ragged if driver is scan_cpu else Ragged(*there(*self.ragged))
+        return super().ours(*enters, driver=driver, ragged=ragged, **options)
 
     def run(self, x, h, c, rest):
         weights, state = rest[: len(self.weights)], rest[len(self.weights) :]

@@ -12,6 +12,7 @@ from seqkernels.kernels.gpu import regimes
 from torch.library import opcheck
 
 from seqkernels import _backends, functional, reference
+from seqkernels.ops import scan_gpu
 
 if not torch.cuda.is_available():
     repair()
@@ -34,7 +35,7 @@ PLANS = {
 
 def assert_right(problem, plan, *enters):
     exact, close = (problem.by_reference(dtype, *enters) for dtype in (torch.float64, problem.x.dtype))
-    assert_agree(problem.ours(*enters, plan=plan), exact, close)
+    assert_agree(problem.ours(*enters, driver=scan_gpu, plan=plan), exact, close)
 
 
 BOTH = [
@@ -100,7 +101,7 @@ def test_what_lies_past_an_end_reaches_nothing(cell, plan):
     problem.x[past] = 0
     references = problem.by_reference(torch.float64), problem.by_reference(torch.float32)
     problem.x[past] = problem.dy[past] = float("nan")
-    assert_agree(problem.ours(plan=PLANS[plan]), *references)
+    assert_agree(problem.ours(driver=scan_gpu, plan=PLANS[plan]), *references)
 
 
 SCHEDULES = [
@@ -115,7 +116,7 @@ def test_programs_that_wait_for_each_other(cell, seed, policy):
     """Three blocks of units, in two chunks."""
     problem = RaggedProblem(cell, (3, 3, 5, 40, 2, True, True), torch.float32, [3, 0, 2], [(0, 0), (2, 0), (1, 2)])
     with cooperative(seed, policy):
-        ours = problem.ours(plan=regimes.Plan("grid", 16, 16, 32, 4))
+        ours = problem.ours(driver=scan_gpu, plan=regimes.Plan("grid", 16, 16, 32, 4))
     assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.float32))
 
 

@@ -6,6 +6,7 @@ from .layout import terms
 from .narrow import INT8
 from .primitives import on_vectors
 from .product import LINE, product
+from .steps import state_before
 from .tiles import add, load, tile_op, zeros
 
 
@@ -110,22 +111,44 @@ def cell_op(name, shape, save, c_size):
     return tile_op(op)
 
 
-def copy_rows(shape, from_size, to_size):
-    """A function that copies rows first ... last - 1 of H elements, `stride` apart, to contiguous ones. from_size,
-    to_size: bytes of an element; 2 is bfloat16."""
+def copy_rows(shape, stored):
+    """A function that copies rows first ... last - 1 of H elements, `stride` apart, to contiguous ones. stored: bytes
+    of an element."""
+    copy_row = _copy_row(shape, stored)
+
+    @inner
+    def copy(source, stride, target, H, first, last):
+        for row in range(first, last):
+            copy_row(source + stored * stride * row, target + stored * H * row, H)
+
+    return copy
+
+
+def gather_rows(shape, stored):
+    """A function that copies the states of rows first ... last - 1 before a step, as `state_before` finds them, to
+    contiguous rows."""
+    find, copy_row = state_before(stored), _copy_row(shape, stored)
+
+    @inner
+    def gather(first, last, mark, live_before, places, target, H):
+        for row in range(first, last):
+            copy_row(find(row, mark, live_before, places, H), target + stored * H * row, H)
+
+    return gather
+
+
+def _copy_row(shape, stored):
     size, W = shape.size, shape.lanes
 
     @tile_op
     def move(frame):
         source, target, left = frame.integers
         inside = frame.below(left)
-        frame.store(frame.load(source, inside, from_size), target, inside, to_size)
+        frame.store(frame.load(source, inside, stored), target, inside, stored)
 
     @inner
-    def copy(source, stride, target, H, first, last):
-        for row in range(first, last):
-            for k in range(0, H, W):
-                places = (source + from_size * (stride * row + k), target + to_size * (H * row + k))
-                move(zeros(1, 1, size), (*places, H - k))
+    def copy(source, target, H):
+        for k in range(0, H, W):
+            move(zeros(1, 1, size), (source + stored * k, target + stored * k, H - k))
 
     return copy

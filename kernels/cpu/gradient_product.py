@@ -9,7 +9,7 @@ from .tiles import add, load, store, zeros
 def gradient_product(shape, slots):
     """A function (first, last, B, operands, sums): sums (B, PANEL W) = gradients (B, slots of all units) times a panel.
 
-    operands: gradients, the bytes of a slab of them, slabs (0: the sums are zero), the packed panel. Block by block of
+    operands: gradients, the bytes of a slab of them, slabs, the packed panel. Block by block of
     BLOCK terms, all rows: so a block of weights is read from the cache by all rows before the next one is needed.
     """
     size, W = shape.size, shape.lanes
@@ -20,7 +20,7 @@ def gradient_product(shape, slots):
     @inner
     def run(first, last, B, operands, sums):
         gradients, slab_bytes, slabs, packed = operands
-        for slab in range(0, max(slabs, 1), group):
+        for slab in range(0, slabs, group):
             here = (gradients + slab_bytes * slab, slab_bytes, min(group, slabs - slab), packed + slab_weights * slab)
             add_block(first, last, B, (here, slab == 0, sums))
 

@@ -1,7 +1,9 @@
 """The recurrence backward over the steps of one chunk, for any cell: the gates' gradients, and the states' carried on.
 
 Per step and panel of 4 W units: the next step's gate gradients times W_hh, the cell's backward on the sums, its
-gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`.
+gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`. A row that ended
+before the next step has nothing from there; what reaches the state of a row before its first step, or before one that
+it starts again with, goes to the gradient of what that state was.
 
 Operations: 2 T B G H H.
 """
@@ -10,92 +12,136 @@ from ..cells import CELLS
 from .gradient_product import gradient_product
 from .inner import inner
 from .layout import PANEL, layout
+from .memory import integers
 from .parts import load_part, store_part
 from .primitives import on_vectors
+from .steps import MARK, state_before, step_parts
 from .tiles import add, load, tile_op, zeros
 from .vector import select
 
 ARGUMENTS = (
     *("dy", "dy_time", "dy_row"),  # (T, B, H): address, strides
-    "dy_last",  # (B, H) contiguous: dy of step T - 1 with the gradient of h_T in it
+    "dy_last",  # (B, H) contiguous: dy of each row's last step with the gradient of its last h in it
     *("h", "h_time"),  # (T, B, H): address, stride of a step; the rows are contiguous
     *("h0", "c0"),  # (B, H) contiguous
     *("c", "c_time"),  # (T, B, H): address, stride of a step
     "gates",  # the saved values of this chunk
     "w_hh",  # packed for "h"
     "direct_h",  # (B, H) contiguous, in place: the gradient of h that is carried over a step past the product
-    "dc",  # (B, H) contiguous, in place: of c_T, then, with step 0, of c_0
-    "dh0",  # (B, H) contiguous: written with step 0
+    "dc",  # (B, H) contiguous, in place: of c_T, then, with a row's first step, of c_0
+    "dh0",  # (B, H) contiguous: a row is written with its first step
     "gradients",  # of this chunk
     *("later", "later_rows"),  # of the step after it, in a chunk of `later_rows` rows
     "sums",  # scratch for B x PANEL W elements
     *("T", "B", "H"),
     *("t0", "count"),  # the chunk's steps
     *("first", "last"),  # rows, on the cuts of B
+    *("steps", "marks"),  # steps.py; 0 for a dense scan
+    *("reset_h", "reset_c"),  # (B, H) contiguous: what marked rows start again from
+    *("dreset_h", "dreset_c"),  # (B, H) contiguous: added to
 )
 
 
 def build(cell, size):
     shape = layout(cell, size, True)
     W, units, gate_row, gradient_row = shape.lanes, shape.slab_units, shape.gate_row, shape.gradient_row
-    multiply = gradient_product(shape, shape.u_slots)
-    back, into_h0 = _step(shape, _cell_op(cell, shape)), _into_h0(shape)
+    arrive, back = _arrive(shape, CELLS[cell].states == 2), _step(shape, _cell_op(cell, shape))
+    rows_of, chunk_of, marks_of = step_parts()
     blocks = shape.blocks
     panel_weights = PANEL * W * len(shape.u_slots) * units  # elements a slab
 
     @inner
     def scan(
-        dy, dy_time, dy_row, dy_last, h, h_time, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0,
-        gradients, later, later_rows, sums, T, B, H, t0, count, first, last
+        dy, dy_time, dy_row, dy_last, h, h_time, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0, gradients, later,
+        later_rows, sums, T, B, H, t0, count, first, last, steps, marks, reset_h, reset_c, dreset_h, dreset_c
     ):  # fmt: skip
         slabs = -(-H // units)
-        rows = count * B
-        panels = -(-H // (PANEL * W))
-        for t in range(t0 + count - 1, t0 - 1, -1):
-            h_before = h + size * h_time * (t - 1) if t > 0 else h0
-            c_before = c + size * c_time * (t - 1) if t > 0 else c0
-            d, d_row = (dy + size * dy_time * t, dy_row) if t < T - 1 else (dy_last, H)
-            here = gradients + size * gradient_row * B * (t - t0)
-            saved = gates + size * gate_row * B * (t - t0)
-            product_slabs = slabs if t < T - 1 else 0
-            for panel in range(panels):
+        low, rows = chunk_of(steps, t0, count, B)
+        carried = (sums, direct_h, dc, dh0, dreset_h, dreset_c)
+        _, row, live_later, marked = rows_of(steps, t0 + count, T, B)
+        mark_later = marks_of(marks, row, marked)
+        for t in range(t0 + count - 1, t0 - 2 if t0 == 0 else t0 - 1, -1):  # to step -1: what arrives at h_0 and c_0
+            at, row, live, marked = rows_of(steps, t, T, B)
+            at_before, _, live_before, _ = rows_of(steps, t - 1, T, B)
+            mark = marks_of(marks, row, marked)
+            for panel in range(-(-H // (PANEL * W))):
                 unit = size * PANEL * W * panel
-                slab = PANEL * panel // blocks
-                packed = w_hh + size * panel_weights * slabs * panel
-                multiply(first, last, B, (later, size * gradient_row * later_rows, product_slabs, packed), sums)
-                memory = (saved + size * gate_row * rows * slab, size * gate_row * rows)
-                memory_out = (here + size * gradient_row * rows * slab, size * gradient_row * rows)
-                before = (d + unit, d_row, h_before + unit, c_before + unit)
-                after = (h + size * h_time * t + unit, c + size * c_time * t + unit)
                 left = H - PANEL * W * panel
-                back(first, last, (sums, memory, memory_out, before, after, direct_h + unit, dc + unit, H, left))
-            later, later_rows = here, rows
-        if t0 == 0:
-            for panel in range(panels):
-                unit = size * PANEL * W * panel
-                packed = w_hh + size * panel_weights * slabs * panel
-                multiply(first, last, B, (later, size * gradient_row * later_rows, slabs, packed), sums)
-                into_h0(first, last, (sums, direct_h + unit, dh0 + unit, H, H - PANEL * W * panel))
+                slab = PANEL * panel // blocks
+                operands = (later, size * gradient_row * later_rows, slabs, w_hh + size * panel_weights * slabs * panel)
+                arrive(first, last, B, (live, live_later, mark_later), operands, carried, unit, H, left)
+                saved = (gates + size * gate_row * (rows * slab + row - low), size * gate_row * rows)
+                out = (gradients + size * gradient_row * (rows * slab + row - low), size * gradient_row * rows)
+                upstream = (dy + size * dy_time * at, dy_row, dy_last, live_later, sums)
+                h_before = (h + size * h_time * at_before, H, h0, reset_h)
+                c_before = (c + size * c_time * at_before, H, c0, reset_c)
+                afters = (h + size * h_time * at, c + size * c_time * at)
+                where = (mark, live_before, unit, H, left)
+                back(first, min(last, live), upstream, saved, out, (h_before, c_before), afters, (direct_h, dc), where)
+            later, later_rows = gradients + size * gradient_row * (row - low), rows
+            live_later, mark_later = live, mark
 
     return scan
 
 
-def _step(shape, cell_op):
-    size, width, gate_row, gradient_row = shape.size, PANEL * shape.lanes, shape.gate_row, shape.gradient_row
+def _arrive(shape, has_c):
+    """A function that takes a panel of the gradients of the states before the step after, through the product and past
+    it, to where they belong: to `sums` for the rows that had the states from this step; to the reset states for marked
+    rows, which leaves nothing to the others; to the initial ones for rows that began there."""
+    size, width, has_direct_h = shape.size, PANEL * shape.lanes, shape.has_direct_h
+    multiply, into_h0, move = gradient_product(shape, shape.u_slots), _into_h0(shape), _move(size)
 
     @inner
-    def step(first, last, arguments):
-        sums, saved, gradients, before, after, direct_h, dc, H, left = arguments
-        d, d_row, h, c_before = before
-        h_next, c = after
+    def arrive(first, last, B, rows, operands, carried, unit, H, left):
+        live, live_later, mark = rows
+        sums, direct_h, dc, dh0, dreset_h, dreset_c = carried
+        end = min(last, live_later)
+        multiply(first, end, B, operands, sums)
+        if mark:
+            for row in range(first, end):
+                if integers(mark + MARK * row, 1)[0]:
+                    place = unit + size * H * row
+                    move(sums + size * width * row, dreset_h + place, left)
+                    if has_direct_h:
+                        move(direct_h + place, dreset_h + place, left)
+                    if has_c:
+                        move(dc + place, dreset_c + place, left)
+        into_h0(max(first, live), end, (sums, direct_h + unit, dh0 + unit, H, left))
+
+    return arrive
+
+
+def _move(size):
+    """A function (source, target, left) that adds `left` elements to the target, at most a panel, and zeros them."""
+
+    @inner
+    def move(source, target, left):
+        zero = zeros(1, PANEL, size)
+        there, here = (target, 0, 1, left), (source, 0, 1, left)
+        store_part(add(load_part(zero, there), load_part(zero, here)), there)
+        store_part(zero, here)
+
+    return move
+
+
+def _step(shape, cell_op):
+    size, width, gate_row, gradient_row = shape.size, PANEL * shape.lanes, shape.gate_row, shape.gradient_row
+    find = state_before(size)
+
+    @inner
+    def step(first, last, upstream, saved, out, befores, afters, carried, where):
+        dy, dy_row, dy_last, live_later, sums = upstream
+        mark, live_before, unit, H, left = where
         for row in range(first, last):
-            acc = load(zeros(1, PANEL, size), sums + size * width * row, 0)
-            written = gradients[0] + size * gradient_row * row
-            memory = (saved[0] + size * gate_row * row, saved[1], written, gradients[1])
-            carried = size * H * row
-            past = (d + size * d_row * row, h + carried, c_before + carried)
-            next_ = (h_next + carried, c + carried, direct_h + carried, dc + carried)
-            cell_op(acc, (*memory, *past, *next_, left))
+            place = unit + size * H * row
+            acc, d = zeros(1, PANEL, size), dy_last + place
+            if row < live_later:
+                acc, d = load(acc, sums + size * width * row, 0), dy + unit + size * dy_row * row
+            h_before = unit + find(row, mark, live_before, befores[0], H)
+            c_before = unit + find(row, mark, live_before, befores[1], H)
+            memory = (saved[0] + size * gate_row * row, saved[1], out[0] + size * gradient_row * row, out[1])
+            states = (h_before, c_before, afters[0] + place, afters[1] + place)
+            cell_op(acc, (*memory, d, *states, carried[0] + place, carried[1] + place, left))
 
     return step
 

@@ -13,16 +13,18 @@ from .inner import inner
 from .layout import PANEL, WIDE, layout
 from .parts import load_part, store_part
 from .product import LINE
+from .steps import state_before, step_parts
 from .tiles import add, load, outer, prefetch, store, zeros
 
 _BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
 
 ARGUMENTS = (
-    *("gradients", "B", "count"),  # of this chunk: `count` steps of B rows
-    *("x", "x_time", "x_row"),  # (count, B, I): address, strides
-    *("h", "h_time", "h_row"),  # (count, B, H): h_{t-1} of each step but, if h0 is not 0, the first
-    "h0",  # (B, H) contiguous: h_{t-1} of the chunk's first step, or 0
-    *("dx", "dx_time", "dx_row", "w_ih"),  # (count, B, I), 0: not wanted; W_ih packed for "x"
+    "gradients",  # of this chunk
+    *("T", "B", "t0", "count"),  # the chunk's steps
+    *("x", "x_time", "x_row"),  # (T, B, I): address, strides
+    *("h", "h_time"),  # (T, B, H): address, stride of a step; the rows are contiguous
+    "h0",  # (B, H) contiguous
+    *("dx", "dx_time", "dx_row", "w_ih"),  # (T, B, I), 0: not wanted; W_ih packed for "x"
     "dx_add",  # 1: add to what is there
     *("dw_ih", "dw_hh"),  # (G H, I), (G H, H) contiguous; 0: not wanted
     "db",  # (slabs, blocks, slots, W): sums of the gate gradients
@@ -31,6 +33,7 @@ ARGUMENTS = (
     "sums",  # scratch for rows x PANEL W elements
     *("I", "H"),
     *("slab_first", "slab_last"),  # slabs of dW and db
+    *("steps", "marks", "reset_h"),  # as in `scan_backward`
 )
 
 
@@ -38,48 +41,53 @@ def build(cell, size):
     shape = layout(cell, size, True)
     units, gradient_row = shape.slab_units, shape.gradient_row
     W = shape.lanes
-    multiply, write_x = gradient_product(shape, shape.x_slots), _write_x(shape)
+    rows_of, chunk_of, marks_of = step_parts()
+    multiply, write_x = gradient_product(shape, shape.x_slots), _write_x(shape, rows_of)
     into_ih = _into_weights(shape, shape.x_slots)
     into_hh = into_ih if shape.x_slots == shape.u_slots else _into_weights(shape, shape.u_slots)
-    pack = _pack_columns(shape)
+    pack, pack_before = _pack_columns(shape, rows_of), _pack_before(shape, rows_of, marks_of)
     into_biases = _into_biases(shape)
     panel_weights = PANEL * W * len(shape.x_slots) * units
 
     @inner
     def gradients_of(
-        gradients, B, count, x, x_time, x_row, h, h_time, h_row, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh,
-        db, first_chunk, panels, sums, I, H, slab_first, slab_last
+        gradients, T, B, t0, count, x, x_time, x_row, h, h_time, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh,
+        db, first_chunk, panels, sums, I, H, slab_first, slab_last, steps, marks, reset_h
     ):  # fmt: skip
-        rows, slabs = count * B, -(-H // units)
+        slabs = -(-H // units)
+        low, rows = chunk_of(steps, t0, count, B)
+        chunk = (steps, t0, count, T, B, low, rows)
         slab_bytes = size * gradient_row * rows
         if dx:
             for panel in range(-(-I // (PANEL * W))):
                 column = PANEL * W * panel
                 weights = w_ih + size * panel_weights * slabs * panel
                 multiply(0, rows, rows, (gradients, slab_bytes, slabs, weights), sums)
-                write_x(sums, B, count, (dx + size * column, dx_time, dx_row), I - column, dx_add)
+                write_x(sums, chunk, (dx + size * column, dx_time, dx_row), I - column, dx_add)
         slab_range = (slab_first, slab_last)
         if dw_ih:
             into_biases(gradients, slab_bytes, rows, db, first_chunk, slab_range)
-            pack(x, x_time, x_row, 0, B, count, I, panels)
+            pack((x, x_time, x_row), chunk, I, panels)
             into_ih(gradients, slab_bytes, rows, panels, dw_ih, I, H, first_chunk, slab_range)
-            pack(h, h_time, h_row, h0, B, count, H, panels)
+            pack_before((h, h_time, h0, reset_h, marks), chunk, H, panels)
             into_hh(gradients, slab_bytes, rows, panels, dw_hh, H, H, first_chunk, slab_range)
 
     return gradients_of
 
 
-def _write_x(shape):
+def _write_x(shape, rows_of):
     size, width = shape.size, PANEL * shape.lanes
 
     @inner
-    def write(sums, B, count, place, left, dx_add):
-        """Rows (step, b) of the sums to those of dx, `left` columns."""
+    def write(sums, chunk, place, left, dx_add):
+        """Rows of the sums to those of dx, `left` columns."""
+        steps, t0, count, T, B, low, _ = chunk
         dx, dx_time, dx_row = place
-        for step in range(count):
-            for b in range(B):
-                acc = load(zeros(1, PANEL, size), sums + size * width * (step * B + b), 0)
-                row = (dx + size * (dx_time * step + dx_row * b), 0, 1, left)
+        for t in range(t0, t0 + count):
+            at, first, live, _ = rows_of(steps, t, T, B)
+            for b in range(live):
+                acc = load(zeros(1, PANEL, size), sums + size * width * (first - low + b), 0)
+                row = (dx + size * (dx_time * at + dx_row * b), 0, 1, left)
                 if dx_add:
                     acc = add(acc, load_part(acc, row))
                 store_part(acc, row)
@@ -87,23 +95,45 @@ def _write_x(shape):
     return write
 
 
-def _pack_columns(shape):
-    """Rows (step, b) of a (count, B, N) operand as panels [panel][row][WIDE W], zero past N."""
+def _pack_columns(shape, rows_of):
+    """The chunk's rows of a (T, B, N) operand as panels [panel][row][WIDE W], zero past N."""
     size, wide = shape.size, shape.wide
 
     @inner
-    def pack(a, a_time, a_row, first_step, B, count, N, panels):
+    def pack(place, chunk, N, panels):
+        steps, t0, count, T, B, low, rows = chunk
+        a, a_time, a_row = place
         for panel in range(-(-N // wide)):
             column = panel * wide
-            target = panels + size * wide * count * B * panel
-            for step in range(count):
-                source, stride = a + size * a_time * step, a_row
-                if step == 0 and first_step:
-                    source, stride = first_step, N
-                for b in range(B):
-                    part = load_part(zeros(1, WIDE, size), (source + size * (stride * b + column), 0, 1, N - column))
-                    store(part, target, 0)
-                    target += size * wide
+            for t in range(t0, t0 + count):
+                at, first, live, _ = rows_of(steps, t, T, B)
+                source, target = a + size * (a_time * at + column), panels + size * wide * (rows * panel + first - low)
+                for b in range(live):
+                    part = load_part(zeros(1, WIDE, size), (source + size * a_row * b, 0, 1, N - column))
+                    store(part, target + size * wide * b, 0)
+
+    return pack
+
+
+def _pack_before(shape, rows_of, marks_of):
+    """The same of h before each step."""
+    size, wide = shape.size, shape.wide
+    find = state_before(size)
+
+    @inner
+    def pack(place, chunk, H, panels):
+        steps, t0, count, T, B, low, rows = chunk
+        h, h_time, h0, reset_h, marks = place
+        for panel in range(-(-H // wide)):
+            column = panel * wide
+            for t in range(t0, t0 + count):
+                at, _, live_before, _ = rows_of(steps, t - 1, T, B)
+                _, first, live, marked = rows_of(steps, t, T, B)
+                mark, states = marks_of(marks, first, marked), (h + size * h_time * at, H, h0, reset_h)
+                target = panels + size * wide * (rows * panel + first - low)
+                for b in range(live):
+                    source = size * column + find(b, mark, live_before, states, H)
+                    store(load_part(zeros(1, WIDE, size), (source, 0, 1, H - column)), target + size * wide * b, 0)
 
     return pack
 

@@ -33,7 +33,7 @@ def build(cell, size, stored, weight):
     gate_row, panel, term = shape.gate_row, size * n * shape.lanes, weight * n * shape.lanes
     project = by_rows(lambda m: project_tile(m, shape), n)
     advance = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, False, stored), stored), n)
-    copy, contents_of, terms_of = copy_rows(shape, stored, stored), fingerprint.build(stored), inner(terms)
+    copy, contents_of, terms_of = copy_rows(shape, stored), fingerprint.build(stored), inner(terms)
     few = target.current().rows(n) * 3  # on the cuts of B
     room, length = size * gate_row * few, len(PLAN)
     order, last_place = inner(back_and_forth), 8 * (length - 1)

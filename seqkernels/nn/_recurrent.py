@@ -3,7 +3,7 @@
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _check
+from .. import _backends, _check
 from ..kernels.cells import CELLS
 from ..ops import scan as _ops
 from ..ops.layers import as_wavefront, in_turn
@@ -21,6 +21,11 @@ CELL_OF_MODE = {
 
 def _directions(module):
     return 2 if module.bidirectional else 1
+
+
+def _permuted(state, order):
+    """A state (L*D, B, H) with its rows in another order, or as it is where that is None."""
+    return state if order is None else state.index_select(1, order)
 
 
 class Recurrent(Served):
@@ -57,10 +62,8 @@ class Recurrent(Served):
     def _cell(self):
         return CELL_OF_MODE[self.mode]
 
-    def fallback_reason(self, input, hx=None) -> str | None:
-        if isinstance(input, PackedSequence):
-            return "the input is a PackedSequence"
-        return super().fallback_reason(input, hx)
+    def _data(self, input):
+        return input.data if isinstance(input, PackedSequence) else input
 
     def _weight_shapes(self):
         D, H, shapes = _directions(self), self.hidden_size, []
@@ -73,8 +76,13 @@ class Recurrent(Served):
     def _size_reason(self, input, states):
         if self.proj_size:
             return "proj_size is set"
-        shape = input.shape
-        if len(shape) == 3:
+        packed, shape = isinstance(input, PackedSequence), self._data(input).shape
+        if packed:
+            if _backends.option_reasons(["batch_sizes"], input.data):
+                return "the input is a PackedSequence, which no GPU kernel takes yet"
+            time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
+            expected = (self.num_layers * _directions(self), batch, self.hidden_size)
+        elif len(shape) == 3:
             time, batch = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
             expected = (self.num_layers * _directions(self), batch, self.hidden_size)
         elif len(shape) == 2:
@@ -82,7 +90,7 @@ class Recurrent(Served):
             expected = (self.num_layers * _directions(self), self.hidden_size)
         else:
             return "the input is refused by torch"
-        if shape[-1] != self.input_size:
+        if shape[-1] != self.input_size or packed and len(shape) != 2:
             return "the input is refused by torch"
         if batch == 0:
             return "the batch is empty"
@@ -121,6 +129,8 @@ class Recurrent(Served):
     def _run(self, input, hx, weights, scan):
         """What `forward` returns, from checked arguments, by scan(cell, x, h_0, c_0, weights, batch_first,
         recompute)."""
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, hx, weights, scan)
         batched, lstm = input.dim() == 3, self._has_c
         x = input if batched else input.unsqueeze(1)
         batch_first = self.batch_first and batched
@@ -136,6 +146,23 @@ class Recurrent(Served):
         if not batched:
             y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if lstm else None
         return (y, (h_n, c_n)) if lstm else (y, h_n)
+
+    def _run_packed(self, packed, hx, weights, scan):
+        """The same of a PackedSequence: its data is never unpacked, the states are sorted as it is."""
+        x, sizes, order, inverse = packed
+
+        def scan_packed(cell, x, h_0, c_0, weights, batch_first, recompute=False):
+            return scan(cell, x, h_0, c_0, weights, batch_first, *[None] * 4, sizes, recompute=recompute)
+
+        if hx is None:
+            zeros = x.new_zeros(self.num_layers * _directions(self), int(sizes[0]), self.hidden_size)
+            h_0, c_0 = zeros, zeros if self._has_c else None
+        else:
+            states = [_permuted(s, order) for s in (hx if self._has_c else (hx,))]
+            h_0, c_0 = (*states, None)[:2]
+        y, h_n, c_n = self._stack(x, h_0, c_0, weights, False, scan_packed)
+        y, h_n = PackedSequence(y, sizes, order, inverse), _permuted(h_n, inverse)
+        return (y, (h_n, _permuted(c_n, inverse))) if self._has_c else (y, h_n)
 
     def _stack(self, x, h_0, c_0, weights, batch_first, scan):
         """All layers over x (T, B, I) or (B, T, I): y, h_n (L*D, B, H), c_n (L*D, B, H) or what stands for it."""

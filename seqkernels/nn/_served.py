@@ -107,25 +107,29 @@ class Served:
 
     def fallback_reason(self, input, hx=None) -> str | None:
         """Why a call does not run on the kernels, or None. What torch refuses is left to torch, and to its message."""
-        states = self._given_states(hx)
-        if states is None or not isinstance(input, Tensor):
+        states, data = self._given_states(hx), self._data(input)
+        if states is None or not isinstance(data, Tensor):
             return _check.REFUSED
-        reason = _check.thread_reason(input.device)
+        reason = _check.thread_reason(data.device)
         if reason is not None:
             return reason
-        lowered = _check.autocast_dtype(input.device) is not None
+        lowered = _check.autocast_dtype(data.device) is not None
         weights, shapes = self._weights(), self._weight_shapes()
-        named = [("the input", input), *((f"hx[{i}]", s) for i, s in enumerate(states)), *zip(shapes, weights)]
+        named = [("the input", data), *((f"hx[{i}]", s) for i, s in enumerate(states)), *zip(shapes, weights)]
         for name, tensor in named:
             reason = _check.tensor_reason(name, tensor)
             if reason is not None:
                 return reason
-            if tensor.device != input.device or tensor.dtype != weights[0].dtype and not lowered:
+            if tensor.device != data.device or tensor.dtype != weights[0].dtype and not lowered:
                 return f"{name} is {tensor.dtype} on {tensor.device}: not the dtype or device of the rest"
         reason = self._size_reason(input, states)
         if reason is None and any(w.shape != shape for w, shape in zip(weights, shapes.values())):
             return "a weight has been given another shape"
         return reason
+
+    def _data(self, input):
+        """The tensor of an input."""
+        return input
 
     def _apply(self, fn, recurse=True):
         # Conversions may swap the parameters, which torch refuses for tensors that are known by weak references.

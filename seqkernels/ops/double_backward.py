@@ -3,29 +3,33 @@
 import torch
 
 from .. import reference
+from .ragged import past
 
 
 def save(ctx, inputs, output):
     cell, dy, dh_n, dc_n, x, h_0, c_0, weights, _, _, batch_first, needs_dx, needs_dw, *ragged = inputs
-    lengths, reset, reset_h, reset_c = ragged
+    lengths, reset, reset_h, reset_c, batch_sizes = ragged
     ctx.cell, ctx.batch_first, ctx.needs = cell, batch_first, (needs_dx, needs_dw)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(lengths, reset, dy, dh_n, dc_n, x, h_0, c_0, reset_h, reset_c, *weights)
+    ctx.save_for_backward(lengths, reset, batch_sizes, dy, dh_n, dc_n, x, h_0, c_0, reset_h, reset_c, *weights)
 
 
 def run(ctx, ddx, ddh_0, ddc_0, ddweights, *ddreset):
     """Gradient of the gradient, by differentiating the reference twice. states and gates depend on the other arguments
     and carry no gradient of their own: the recomputation accounts for all of it."""
     needs_dx, needs_dw = ctx.needs
-    lengths, reset, dy, dh_n, dc_n, *primals = ctx.saved_tensors
+    lengths, reset, batch_sizes, dy, dh_n, dc_n, *primals = ctx.saved_tensors
     upstream = [ddx if needs_dx else None, ddh_0, ddc_0, *ddreset, *(ddweights if needs_dw else [])]
     upstream += [None] * (len(primals) - len(upstream))
     with torch.enable_grad():
         seeds, primals = differentiable(dy, dh_n, dc_n), differentiable(*primals)
         x, h_0, c_0, reset_h, reset_c, *weights = primals
         reset_state = None if reset_h is None else (reset_h, reset_c)
-        given = (x, h_0, c_0, weights, ctx.batch_first, lengths, reset, reset_state)
-        outputs = reference.scan(ctx.cell, *given)[:3]
+        if batch_sizes is None:
+            given = (x, h_0, c_0, weights, ctx.batch_first, lengths, reset, reset_state)
+            outputs = reference.scan(ctx.cell, *given)[:3]
+        else:
+            outputs = _packed(ctx.cell, x, h_0, c_0, weights, batch_sizes)
         first = recorded_gradients(outputs, seeds, primals)
     chosen = [(f, u) for f, u in zip(first, upstream) if f is not None and u is not None and f.requires_grad]
     wanted = [t for t in (*seeds, *primals) if t is not None]
@@ -41,8 +45,17 @@ def run(ctx, ddx, ddh_0, ddc_0, ddweights, *ddreset):
     grads = iter(grads)
     gradients = [None if t is None else next(grads) for t in (*seeds, *primals)]
     ddy, ddh_n, ddc_n, gx, gh_0, gc_0, greset_h, greset_c, *gweights = gradients
-    gradients = (None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, *[None] * 7, greset_h, greset_c)
+    gradients = (None, ddy, ddh_n, ddc_n, gx, gh_0, gc_0, gweights, *[None] * 7, greset_h, greset_c, None)
     return gradients[: len(ctx.needs_input_grad)]  # one for each argument up to the last that was given
+
+
+def _packed(cell, x, h_0, c_0, weights, batch_sizes):
+    """The reference's (y, h_n, c_n) of packed x."""
+    lengths = (batch_sizes[:, None] > torch.arange(h_0.shape[1])).sum(0)
+    live = ~past(lengths, len(batch_sizes))
+    padded = x.new_zeros(*live.shape, x.shape[1]).index_put(live.nonzero(as_tuple=True), x)
+    y, h_n, c_n, *_ = reference.scan(cell, padded, h_0, c_0, weights, lengths=lengths)
+    return y[live], h_n, c_n
 
 
 def recorded_gradients(outputs, seeds, primals):

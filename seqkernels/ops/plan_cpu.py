@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 
 from .._check import overridden
-from .compiled import compiled
+from .compiled import compiled, computed
 from .guards import guard
 from .packed import Unmoved
 from .scan_cpu import Scan
+from .scan_rows import dense_offset
 from .step_cpu import Step
 from .workspace import on_huge_pages
 
@@ -39,6 +40,7 @@ class Plan:
         self._alike, self._alike_with_c = guard(x, h, *self._weights), guard(x, h, c, *self._weights)
         self._records = any(t.requires_grad for t in (x, h, c, *self._weights))
         self._run, self._y, self._dtype = _runner(kept, x, h, sizes), sizes.y, x.dtype
+        self._widens_c = self._has_c and isinstance(self._run, _Scans) and computed(x.dtype) != x.dtype
 
     def __call__(self, parameters, x, hx):
         """What the module with these parameters returns, or None where this call is another or a weight has changed."""
@@ -71,11 +73,13 @@ class Plan:
     def _results(self, x, h, c):
         h_n = torch.empty_like(h)
         y = h_n if self._y is None else on_huge_pages(torch.empty(self._y, dtype=self._dtype))
+        if self._widens_c:
+            c = c.to(computed(self._dtype))
         c_n = torch.empty_like(c) if self._has_c else h_n
         ends = y.data_ptr(), h_n.data_ptr(), c_n.data_ptr()
         if not self._run(x.data_ptr(), h.data_ptr(), c.data_ptr(), *ends):
             return None
-        end = (h_n, c_n) if self._has_c else h_n
+        end = (h_n, c_n.to(self._dtype) if self._widens_c else c_n) if self._has_c else h_n
         return end if self._y is None else (y, end)
 
 
@@ -89,20 +93,23 @@ def _runner(kept, x, h, sizes):
 
 
 class _Scans:
-    """Layers one after another."""
+    """Layers one after another; c is what the kernels compute in."""
 
     def __init__(self, kept, x, h, sizes):
         T, B, _, D, x_steps, _, y_steps = sizes
         H, dtype = h.shape[-1], x.dtype
         self._kept, self._has_c = kept, kept[0].has_c
         self._between, self._dtype = (T, B, D * H), dtype
-        self._state = dtype.itemsize * D * B * H  # bytes of a layer's states
+        self._h, self._c = dtype.itemsize * D * B * H, computed(dtype).itemsize * D * B * H  # bytes of a layer's
         self._scans = []
         for i, layer in enumerate(kept):
             first, last = i == 0, i == len(kept) - 1
             own = (B * D * H, D * H)
-            given = (T, B, x.shape[-1] if first else D * H, H), x_steps if first else own, y_steps if last else own
-            self._scans.append(Scan(layer.cell, layer.packed, dtype, *given))
+            given, made = x_steps if first else own, y_steps if last else own
+            inputs = [dense_offset(T, *given, dtype, d) for d in range(D)]
+            outputs = [dense_offset(T, *made, dtype, d, d * H) for d in range(D)]
+            own_sizes = T, B, x.shape[-1] if first else D * H, H
+            self._scans.append(Scan(layer.cell, layer.packed, dtype, own_sizes, inputs, outputs))
 
     def __call__(self, x, h, c, y, h_n, c_n):
         if not all([layer.unchanged() for layer in self._kept]):
@@ -117,4 +124,4 @@ class _Scans:
 
     def _of(self, layer, h, c):
         """The addresses of a layer's states; 0 for a c that does not exist."""
-        return h + self._state * layer, c + self._state * layer if self._has_c else 0
+        return h + self._h * layer, c + self._c * layer if self._has_c else 0

@@ -7,12 +7,17 @@ from torch import Tensor
 
 
 class Ragged(NamedTuple):
-    """As in `seqkernels.reference.scan`, each None where it is not given."""
+    """As in `seqkernels.reference.scan`, each None where it is not given.
+
+    With batch_sizes, those of a `PackedSequence`, x is its data, (rows, I), y is (rows, D*H), and there is nothing else
+    of these. The rows of the states stand in the same order.
+    """
 
     lengths: Tensor | None = None  # (B,) integers
     reset: Tensor | None = None  # (T, B) bool, or (B, T) with batch_first
     reset_h: Tensor | None = None  # (D, B, H)
     reset_c: Tensor | None = None  # (D, B, H)
+    batch_sizes: Tensor | None = None  # (T,) int64, on the CPU
 
     def time_first(self, batch_first):
         """The same, but that reset is (T, B), and that no row that has ended starts again."""
@@ -23,7 +28,7 @@ class Ragged(NamedTuple):
 
     def for_kernels(self):
         """The kernels' arguments, reset being (T, B)."""
-        lengths, *states = (None if t is None else t.contiguous() for t in (self.lengths, *self[2:]))
+        lengths, *states = (None if t is None else t.contiguous() for t in (self.lengths, self.reset_h, self.reset_c))
         marks = (None, 0, 0) if self.reset is None else (self.reset.view(torch.uint8), *self.reset.stride())
         return (lengths, *marks, *states)
 

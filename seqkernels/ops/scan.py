@@ -1,8 +1,8 @@
 """`seqkernels::scan` and `seqkernels::scan_backward`: one layer of a recurrent network as one operator, and its
 gradient.
 
-Shapes as in `seqkernels.reference.scan`. An operator's outputs are fresh tensors, never views of each other or of an
-input.
+Shapes as in `seqkernels.reference.scan`; with batch_sizes x is packed (ragged.py). An operator's outputs are fresh
+tensors, never views of each other or of an input.
 
 What the gradient needs: `states` and `gates` with save, all of it. With recompute as well, only what cannot be made
 from the rest: on a GPU the states, on a CPU nothing. What is not kept is empty, and `seqkernels::scan_backward` makes
@@ -18,7 +18,9 @@ from .ragged import past
 from .scan_kernels import backward_fake, backward_kernel, forward, forward_fake, forward_kernel, trusted_backward
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
-_RAGGED = "Tensor? lengths=None, Tensor? reset=None, Tensor? reset_h=None, Tensor? reset_c=None"  # ops/ragged.py
+_RAGGED = (  # ops/ragged.py
+    "Tensor? lengths=None, Tensor? reset=None, Tensor? reset_h=None, Tensor? reset_c=None, Tensor? batch_sizes=None"
+)
 _LIB.define(
     "scan(str cell, Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights, bool batch_first, bool save,"
     f" {_RAGGED}, *, bool recompute=False) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor states, Tensor gates)",
@@ -92,7 +94,7 @@ def _save_for_backward(ctx, inputs, keyword_only_inputs, output):
 def _backward(ctx, dy, dh_n, dc_n, dstates, dgates):
     needs = ctx.needs_input_grad[1], any(ctx.needs_input_grad[4])
     dx, dh_0, dc_0, dweights, *dreset = _gradients(ctx, dy, dh_n, dc_n, *needs, torch.ops.seqkernels.scan_backward)
-    gradients = (None, dx, dh_0, dc_0, dweights, None, None, None, None, *dreset)
+    gradients = (None, dx, dh_0, dc_0, dweights, None, None, None, None, *dreset, None)
     return gradients[: len(ctx.needs_input_grad)]  # one for each argument up to the last that was given
 
 

@@ -5,6 +5,7 @@ All pointers that reach a kernel come from tensors whose extents are fixed here:
 """
 
 from functools import partial
+from math import prod
 
 import torch
 
@@ -14,10 +15,12 @@ from . import scan_cpu_backward, threads
 from .compiled import compiled, computed, widths
 from .compiled import computed as kept_dtype
 from .packing import PackedWeights, pack_count
+from .ragged import NOT_RAGGED
+from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
 
-__all__ = ["MAKES_GATES", "backward", "forward", "gates_size", "kept_dtype", "pack_count"]
+__all__ = ["MAKES_GATES", "all_steps", "backward", "forward", "gates_size", "kept_dtype", "pack_count"]
 
 MAKES_GATES = False  # whether `backward` makes the gates anew where only the states were kept
 
@@ -28,7 +31,7 @@ def gates_size(cell, T, B, H, D, dtype):
     return D * T * B * shape.slabs(H) * shape.gate_row
 
 
-def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
+def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT_RAGGED):
     """y, h_n, c_n, states, gates of one layer of D directions.
 
     x (T, B, I) or, with batch_first, (B, T, I), last stride 1; h0, c0 (D, B, H) contiguous (c0 None but for an LSTM);
@@ -36,103 +39,141 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None):
     h_n, c_n (D, B, H). For save=True, what `backward` needs: the S states after each step, (S, D, T, B, H) in the
     order of the steps, and gates, opaque, both of `kept_dtype`. They share no memory with y, which its owner may write
     to. What is not there is None. With save, bfloat16 is computed as float32 from the first step to the last.
+
+    ragged: which rows end early or start again. Then states are those of a packed scan (scan_rows.py), one row after
+    another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H).
     """
     if save and x.dtype != kept_dtype(x.dtype):
-        return _widened(cell, x, h0, c0, weights, batch_first)
-    D, B, H = h0.shape
-    time = 1 if batch_first else 0
-    T, I = x.shape[time], x.shape[2]
+        return _widened(cell, x, h0, c0, weights, batch_first, ragged)
+    rows, dtype = rows_of(x, h0, batch_first, ragged), x.dtype
+    x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(None if c0 is None else c0.to(computed(dtype)))
+    (D, B, H), S = h0.shape, CELLS[cell].states
     if packed is None:
         packed = PackedWeights(cell, weights)
-    y = on_huge_pages(x.new_empty((B, T, D * H) if batch_first else (T, B, D * H)))
-    h_n = torch.empty_like(h0)
-    c_n = None if c0 is None else torch.empty_like(c0)
-    S = CELLS[cell].states
-    states = leased(S * D * T * B * H, x.dtype).view(S, D, T, B, H) if save else None
-    scan = Scan(cell, packed, x.dtype, (T, B, I, H), _steps(x, time), _steps(y, time), save)
-    gates = leased(scan.gates_elements, x.dtype) if save else None
-    ends = h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr()
-    kept = (states.data_ptr(), gates.data_ptr()) if save else ()
-    scan(x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr(), y.data_ptr(), *ends, *kept)
-    if save and c0 is not None:
-        c_n.copy_(states[1, :, T - 1])
-    return y, h_n, c_n, states, gates
+    y = on_huge_pages(rows.empty(x, D * H))
+    h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
+    states = leased(S * D * prod(rows.kept) * H, dtype).view(S, D, *rows.kept, H) if save else None
+    places = ([rows.offset(x, d) for d in range(D)], [rows.offset(y, d, d * H) for d in range(D)])
+    counts = rows.count, prod(rows.kept), rows.stride
+    scan = Scan(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts)
+    gates = leased(scan.gates_elements, dtype) if save else None
+    starts = (x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr())
+    ends = (y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr())
+    kept = (states.data_ptr(), gates.data_ptr()) if save else (0, 0)
+    resets = reset_states(rows, h0, c0, ragged)
+    fresh = [torch.empty_like(s) if rows.steps[0] and s is not None else None for s in (h0, c0)]
+    others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in (*resets, *fresh))) for d in range(D)]
+    scan(*starts, *ends, *kept, rows.lengths, others)
+    c_n = None if c_n is None else rows.unsort(c_n).to(dtype)
+    return rows.unpack(y), rows.unsort(h_n), c_n, states, gates
 
 
-def _widened(cell, x, h0, c0, weights, batch_first):
+class Scan:
+    """A layer's forward for calls of the same sizes and strides, wherever their memory lies.
+
+    sizes: T, B, I, H; x, y: for each direction the bytes to its first step and the strides of a step and of a row.
+    rows: how many are computed, how many are kept, and how many a step is after the one before; T B, T B and B by
+    default.
+    """
+
+    def __init__(self, cell, packed, dtype, sizes, x, y, save=False, rows=None):
+        T, B, I, H = self._sizes = sizes
+        count, kept, self._stride = rows or (T * B, T * B, B)
+        self._packed, self._dtype, self._save = packed, computed(dtype), save
+        (size, stored), D = widths(dtype), len(packed.directions)
+        shape = compiled().layout(cell, size, save)
+        widths_ = {"size": size, "stored": stored, "weight": packed.weight}
+        self._kernel = compiled().kernel("scan_forward", cell=cell, save=save, **widths_)
+        chunk = shape.slabs(H) * shape.gate_row * (kept if save else B * min(T, compiled().steps(B)))
+        self.gates_elements = D * chunk
+        self._vectors, self._operations = shape.vectors, 2.0 * D * count * shape.gates * H * (I + H)
+        self._states = size * D * kept * H  # bytes from the h of all steps to their c
+        self._directions = [
+            (*x[d], weights, stored * d * B * H, size * d * B * H, *y[d], size * d * kept * H, size * d * chunk)
+            for d, weights in enumerate(packed.directions)
+        ]
+
+    def __call__(self, x, h0, c0, y, h_n, c_n, states=0, gates=0, lengths=None, others=((0,) * 6,) * 2):
+        """All are addresses: of y with its D H columns, of states and gates where they are kept, c0 and c_n 0 where
+        there is none; but lengths, as `row_ranges` takes them, and others, the kernel's last arguments for each
+        direction."""
+        save, (_, B, _, H) = self._save, self._sizes
+        memory = None if save else workspace(self.gates_elements, self._dtype)
+        gates = gates if save else memory.data_ptr()
+        parts = parts_for(self._operations)
+        rows = row_ranges(B, self._vectors, parts // len(self._directions), lengths)
+        tasks = []
+        for direction, other in zip(self._directions, others):
+            x_at, *x_steps, weights, h_at, c_at, y_at, y_time, y_row, states_at, gates_at = direction
+            outputs, end = (y + y_at, y_time, y_row), c_n + c_at if c_n else 0
+            h, c = outputs, (end, 0)
+            if save:
+                first, step = states + states_at, self._stride * H
+                h, c = (first, step, H), (first + self._states if c0 else first, step)
+            inputs = (x + x_at, *x_steps, *weights, h0 + h_at, c0 + c_at if c0 else 0)
+            arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(save), *self._sizes)
+            tasks += [(self._kernel, (*arguments, *ends, h_n + h_at, end, *other)) for ends in rows]
+        if parts == 1 or len(tasks) == 1:
+            for run, arguments in tasks:
+                run(*arguments)
+        else:
+            threads.run([partial(run, *arguments) for run, arguments in tasks])
+
+
+def _widened(cell, x, h0, c0, weights, batch_first, ragged):
     """`forward` with save, in what it keeps; what it returns to be used is x's dtype."""
     wide = _to(kept_dtype(x.dtype), x, h0, c0, *weights)
-    *outputs, states, gates = forward(cell, *wide[:3], wide[3:], batch_first, True)
+    ragged = _wide_resets(kept_dtype(x.dtype), ragged)
+    *outputs, states, gates = forward(cell, *wide[:3], wide[3:], batch_first, True, ragged=ragged)
     return *_to(x.dtype, *outputs), states, gates
 
 
-def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw):
+def backward(
+    cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, ragged=NOT_RAGGED
+):  # fmt: skip
     """As `scan_cpu_backward.backward`; bfloat16 is computed as float32."""
-    run, dtype, rest = scan_cpu_backward.backward, x.dtype, (states, gates, batch_first, needs_dx, needs_dw)
-    given = dy, dh_n, dc_n, x, h0, c0
-    if dtype == kept_dtype(dtype):
-        return run(cell, *given, weights, *rest)
-    *gradients, dweights = run(cell, *_to(kept_dtype(dtype), *given), _to(kept_dtype(dtype), *weights), *rest)
-    return *_to(dtype, *gradients), dweights and _to(dtype, *dweights)
+    run, dtype, wide = scan_cpu_backward.backward, x.dtype, kept_dtype(x.dtype)
+    given, rest = (dy, dh_n, dc_n, x, h0, c0), (states, gates, batch_first, needs_dx, needs_dw)
+    if dtype == wide:
+        return run(cell, *given, weights, *rest, ragged)
+    made = run(cell, *_to(wide, *given), _to(wide, *weights), *rest, _wide_resets(wide, ragged))
+    dx, dh0, dc0, dweights, *dreset = made
+    return *_to(dtype, dx, dh0, dc0), dweights and _to(dtype, *dweights), *_to(dtype, *dreset)
+
+
+def _wide_resets(dtype, ragged):
+    return ragged._replace(**dict(zip(("reset_h", "reset_c"), _to(dtype, ragged.reset_h, ragged.reset_c))))
 
 
 def _to(dtype, *tensors):
     return [None if t is None else t.to(dtype) for t in tensors]
 
 
-def _steps(tensor, time):
-    """Strides of a step and of a row."""
-    return tensor.stride(time), tensor.stride(1 - time)
+def all_steps(cell, x, h0, c0, c_n, states, gates, batch_first, ragged):
+    """c (D, T, B, H) and gates (D, T, saved, B, H) as `reference.scan` returns them, from what `forward` saved."""
+    saved = CELLS[cell].saved
+    if 0 in h0.shape:
+        return None if c0 is None else states[1], states.new_empty(*states.shape[1:3], saved, *h0.shape[1:])
+    rows = rows_of(x, h0, batch_first, ragged)
+    directions, c, values = range(len(h0)), None, None
+    if c0 is not None:
+        steps = [states[1, d].view(-1, h0.shape[2]) for d in directions]
+        c = torch.stack([rows.in_time(steps[d], d, (c0 if d else c_n)[d]) for d in directions])
+    if saved:
+        zero = torch.zeros_like(h0[0]).unsqueeze(1).expand(-1, saved, -1)
+        steps = [_saved_values(cell, rows, d, gates.view(len(h0), -1)[d], h0.shape[2]) for d in directions]
+        values = torch.stack([rows.in_time(steps[d], d, zero) for d in directions]).transpose(2, 3)
+    return c, values
 
 
-class Scan:
-    """A layer's forward for calls of the same sizes and strides, wherever their memory lies.
-
-    sizes: T, B, I, H; x, y: strides of a step and of a row.
-    """
-
-    def __init__(self, cell, packed, dtype, sizes, x, y, save=False):
-        T, B, I, H = self._sizes = sizes
-        self._packed, self._dtype, self._save = packed, computed(dtype), save
-        (size, stored), D = widths(dtype), len(packed.directions)
-        shape = compiled().layout(cell, size, save)
-        widths_ = {"size": size, "stored": stored, "weight": packed.weight}
-        self._kernel = compiled().kernel("scan_forward", cell=cell, save=save, **widths_)
-        chunk = shape.slabs(H) * shape.gate_row * B * (T if save else min(T, compiled().steps(B)))
-        self.gates_elements = D * chunk
-        self._vectors, self._operations = shape.vectors, 2.0 * D * T * B * shape.gates * H * (I + H)
-        state, steps = stored * B * H, B * H * (T if save else 0)
-        self._states = size * D * steps  # bytes from the h of all steps to their c
-        self._wide_c = B * H if stored != size and CELLS[cell].states == 2 else 0  # of a direction, in scratch
-        self._directions = []
-        for d, weights in enumerate(packed.directions):
-            last, sign = (T - 1) * d, 1 - 2 * d  # the second direction starts at the last step
-            self._directions.append((
-                stored * x[0] * last, (sign * x[0], x[1]), weights, state * d, size * self._wide_c * d,
-                stored * (y[0] * last + d * H), (sign * y[0], y[1]), size * steps * d, size * chunk * d,
-            ))  # fmt: skip
-
-    def __call__(self, x, h0, c0, y, h_n, c_n, states=0, gates=0):
-        """All are addresses: of y with its D H columns, of states and gates where they are kept, c0 and c_n 0 where
-        there is none."""
-        save, (_, B, _, H), D = self._save, self._sizes, len(self._directions)
-        memory = None if save else workspace(self.gates_elements + D * self._wide_c, self._dtype)
-        gates = gates if save else memory.data_ptr()
-        wide_c = gates + self._dtype.itemsize * self.gates_elements if self._wide_c else 0
-        parts = parts_for(self._operations)
-        rows = row_ranges(B, self._vectors, parts // D)
-        tasks = []
-        for x_at, x_steps, weights, state, wide_state, y_at, y_steps, steps, gates_at in self._directions:
-            outputs, end = (y + y_at, *y_steps), c_n + state if c_n else 0
-            h, c = outputs, (wide_c + wide_state if wide_c else end, 0)
-            if save:
-                first = states + steps
-                h, c = (first, B * H, H), (first + self._states if c0 else first, B * H)
-            inputs = (x + x_at, *x_steps, *weights, h0 + state, c0 + state if c0 else 0)
-            arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(save), *self._sizes)
-            tasks += [(self._kernel, (*arguments, first, last, h_n + state, end)) for first, last in rows]
-        if parts == 1 or len(tasks) == 1:
-            for run, arguments in tasks:
-                run(*arguments)
-        else:
-            threads.run([partial(run, *arguments) for run, arguments in tasks])
+def _saved_values(cell, rows, d, gates, H):
+    """(rows, saved, H): what the cell saved, out of a direction's gates."""
+    shape, length = compiled().layout(cell, gates.element_size(), True), compiled().steps(rows.B)
+    slabs, saved = shape.slabs(H), CELLS[cell].saved
+    values = gates.new_empty(rows.count, saved, H)
+    for t0 in range(0, rows.T, length):
+        first, count = rows.chunk(d, t0, min(length, rows.T - t0))
+        chunk = gates[slabs * shape.gate_row * first :][: slabs * shape.gate_row * count]
+        chunk = chunk.view(slabs, count, shape.blocks, shape.width, shape.lanes).permute(1, 3, 0, 2, 4)
+        values[first : first + count] = chunk[:, :saved].flatten(2)[..., :H]
+    return values

@@ -1,79 +1,86 @@
 """The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
 
 from functools import partial
+from math import prod
 
 import torch
 
 from . import threads
 from .compiled import compiled
 from .packing import pack_backward, per_direction
+from .ragged import NOT_RAGGED
+from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, ranges, row_ranges
 from .workspace import on_huge_pages, workspace
 
 
-def backward(cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw):
+def backward(
+    cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, ragged=NOT_RAGGED
+):  # fmt: skip
     """dx, dh0, dc0 and the list of the weights' gradients, from the gradients of y, h_n and c_n (each may be None).
 
     Shapes and strides as in `forward`; states and gates are only read. What is not needed, or does not exist, is None.
+    With ragged.reset_h its gradient follows, with reset_c also that.
     """
-    D = h0.shape[0]
-    dx = on_huge_pages(x.new_empty(x.shape)) if needs_dx else None
-    if dy is not None and dy.stride(2) != 1:
+    rows = rows_of(x, h0, batch_first, ragged)
+    x, dy, h0, c0, dh_n, dc_n = rows.pack(x), rows.pack(dy), *map(rows.sort, (h0, c0, dh_n, dc_n))
+    dx = on_huge_pages(rows.empty(x, x.shape[-1])) if needs_dx else None
+    if dy is not None and dy.stride(-1) != 1:
         dy = dy.contiguous()
     groups = per_direction(cell, weights)
-    shared = (dy, dh_n, x, h0, c0)
-    dh0, dc0 = torch.empty_like(h0), None
+    dh0, dc0 = rows.final_gradient(h0, dh_n), None
     if c0 is not None:  # carried from step to step in place
         dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.clone(memory_format=torch.contiguous_format)
-    outputs = (dx, dh0, dc0, needs_dw)
-    results = [_Backward(cell, d, *shared, groups[d], states, gates, batch_first, *outputs) for d in range(D)]
+    resets = reset_states(rows, h0, c0, ragged)
+    dresets = [None if s is None else torch.zeros_like(s) for s in resets]
+    shared = (rows, dy, dh_n, x, h0, c0, states, gates, dx, dh0, dc0, needs_dw, resets, dresets)
+    results = [_Backward(cell, d, groups[d], *shared) for d in range(len(h0))]
     _run_backward(results)
-    return dx, dh0, dc0, [g for r in results for g in r.weight_gradients()] if needs_dw else None
+    dweights = [g for r in results for g in r.weight_gradients()] if needs_dw else None
+    asked = [rows.unsort(made) for made, given in zip(dresets, ragged[2:4]) if given is not None]
+    return rows.unpack(dx) if needs_dx else None, rows.unsort(dh0), rows.unsort(dc0), dweights, *asked
 
 
 class _Backward:
     """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
 
-    def __init__(self, cell, d, dy, dh_n, x, h0, c0, weights, states, gates, batch_first, dx, dh0, dc, needs_dw):
-        self.cell, self.d, self.weights = cell, d, weights
-        self.time = 1 if batch_first else 0
-        self.T, self.B, self.I, self.H = x.shape[self.time], h0.shape[1], x.shape[2], h0.shape[2]
+    def __init__(
+        self, cell, d, weights, rows, dy, dh_n, x, h0, c0, states, gates, dx, dh0, dc, needs_dw, resets, dresets
+    ):  # fmt: skip
+        self.cell, self.d, self.weights, self.rows = cell, d, weights, rows
+        self.T, self.B, self.I, self.H = rows.T, rows.B, x.shape[-1], h0.shape[2]
         self.size = x.element_size()
         self.shape = compiled().layout(cell, self.size, True)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
-        self.h0, self.c0, self.dh0, self.dc = (None if t is None else t[d] for t in (h0, c0, dh0, dc))
-        self.states, self.gates = states[:, d], gates
-        self.direct_h, self.zeros = torch.zeros_like(self.h0), torch.zeros_like(self.h0)
+        self.h0, self.c0, self.dh0, self.dc = (address(t, d) for t in (h0, c0, dh0, dc))
+        self.states, self.gates = [address(s, d) for s in states], gates
+        self.direct_h, self.zeros = torch.zeros_like(h0[d]), torch.zeros_like(h0[d])
         last = self.zeros if dh_n is None else dh_n[d]
         self.dy = (self.zeros.data_ptr(), 0, self.H)
         if dy is not None:
-            self.dy = self.steps_of(dy, d * self.H)
-            step = dy.select(self.time, 0 if d else self.T - 1)[:, d * self.H : (d + 1) * self.H]
-            last = step if dh_n is None else step + last
+            self.dy = rows.place(dy, d, d * self.H)
+            end = rows.at_ends(dy, d)[:, d * self.H : (d + 1) * self.H]
+            last = end if dh_n is None else end + last
         self.dy_last = last.contiguous()
         self.slabs = self.shape.slabs(self.H)
+        self.gate_elements = prod(rows.kept) * self.slabs * self.shape.gate_row  # of a direction
         self.length = min(self.T, compiled().steps(self.B))
+        self.ragged = (rows.steps[d], rows.marks[d], address(resets[0], d))
+        self.resets = (address(resets[1], d), *(address(t, d) for t in dresets))
         self.w_hh = pack_backward(cell, weights[1], "h")
         self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
         if needs_dw:
-            self.dw_ih, self.dw_hh = (torch.empty(w.shape, dtype=w.dtype) for w in weights[:2])
-            self.db = x.new_empty(self.slabs * self.shape.gradient_row)
-
-    def steps_of(self, tensor, column=0):
-        """(address, stride of a step, stride of a row) of a (T, B, ...) tensor in this direction's order of steps."""
-        step = tensor.stride(self.time)
-        start = tensor.data_ptr() + self.size * column
-        if self.d:
-            return start + self.size * step * (self.T - 1), -step, tensor.stride(1 - self.time)
-        return start, step, tensor.stride(1 - self.time)
-
-    def shifted(self, tensor, t):
-        """The same from step t on."""
-        start, step, row = self.steps_of(tensor)
-        return start + self.size * step * t, step, row
+            new = torch.empty if self.T else torch.zeros
+            self.dw_ih, self.dw_hh = (new(w.shape, dtype=w.dtype) for w in weights[:2])
+            self.db = new(self.slabs * self.shape.gradient_row, dtype=x.dtype)
 
     def chunks(self):
-        return range((self.T - 1) // self.length * self.length, -1, -self.length)
+        """The first steps of the chunks, the last one first."""
+        return range(0, self.T, max(1, self.length))[::-1]
+
+    def chunk(self, t0):
+        """(first row, rows) of the chunk from step t0."""
+        return self.rows.chunk(self.d, t0, self.count(t0))
 
     def gradient_elements(self):
         """Elements of the gate gradients of one chunk."""
@@ -90,21 +97,24 @@ class _Backward:
 
     def step_arguments(self, t0, here, later, sums, first, last):
         """`scan_backward` on the chunk from step t0: gradients go to `here`; `later` are the next chunk's."""
-        size, B, H = self.size, self.B, self.H
-        c = (0, 0, 0) if self.c0 is None else (self.c0.data_ptr(), self.states[1].data_ptr(), B * H)
-        direction = self.gates.data_ptr() + size * self.d * self.T * B * self.slabs * self.shape.gate_row
+        size, shape, H = self.size, self.shape, self.H
+        step, low, after, later_rows = self.rows.stride * H, self.chunk(t0)[0], t0 + self.length, 0
+        c = (self.c0, self.states[1], step) if self.c0 else (0, 0, 0)
+        if after < self.T:
+            later_low, later_rows = self.chunk(after)
+            later += size * shape.gradient_row * (self.rows.first(self.d, after) - later_low)
         return (
             *self.dy,
             self.dy_last.data_ptr(),
-            *(self.states[0].data_ptr(), B * H, self.h0.data_ptr()),
+            *(self.states[0], step, self.h0),
             *c,
-            direction + size * t0 * B * self.slabs * self.shape.gate_row,
+            self.gates.data_ptr() + size * (self.d * self.gate_elements + self.slabs * shape.gate_row * low),
             self.w_hh.data_ptr(),
-            self.direct_h.data_ptr(),
-            0 if self.dc is None else self.dc.data_ptr(),
-            self.dh0.data_ptr(),
-            *(here, later, self.count(t0 + self.length) * B, sums),
-            *(self.T, B, H, t0, self.count(t0), first, last),
+            *(self.direct_h.data_ptr(), self.dc, self.dh0),
+            *(here, later, later_rows, sums),
+            *(self.T, self.B, H, t0, self.count(t0), first, last),
+            *self.ragged,
+            *self.resets,
         )
 
     def count(self, t0):
@@ -112,22 +122,20 @@ class _Backward:
 
     def gradient_arguments(self, t0, here, panels, sums, slabs, wants_dx, wants_dw):
         """`scan_gradients` on the chunk from step t0, the weights' for a range of slabs."""
-        step = self.B * self.H
-        h = (self.states[0].data_ptr() + self.size * step * (t0 - 1), step, self.H)
         dx = (0, 0, 0, 0)
         if wants_dx:
-            dx = (*self.shifted(self.dx, t0), self.w_ih.data_ptr())
+            dx = (*self.rows.place(self.dx, self.d), self.w_ih.data_ptr())
         weights = (self.dw_ih.data_ptr(), self.dw_hh.data_ptr(), self.db.data_ptr()) if wants_dw else (0, 0, 0)
         return (
-            *(here, self.B, self.count(t0)),
-            *self.shifted(self.x, t0),
-            *h,
-            self.h0.data_ptr() if t0 == 0 else 0,
+            *(here, self.T, self.B, t0, self.count(t0)),
+            *self.rows.place(self.x, self.d),
+            *(self.states[0], self.rows.stride * self.H, self.h0),
             *dx,
             self.d,
             *weights,
             int(t0 == self.chunks()[0]),
             *(panels, sums, self.I, self.H, *slabs),
+            *self.ragged,
         )
 
     def weight_gradients(self):
@@ -147,7 +155,7 @@ def _run_backward(directions):
     On more threads, first the steps, by rows, then the products, by chunks and slabs. Every sum has the same order.
     """
     one = directions[0]
-    work = 4.0 * one.T * one.B * one.shape.gates * one.H * (one.I + one.H) * len(directions)
+    work = 4.0 * one.rows.count * one.shape.gates * one.H * (one.I + one.H) * len(directions)
     parts = parts_for(work)
     for direction in directions:
         if parts == 1:
@@ -175,19 +183,21 @@ def _chunk_by_chunk(direction):
 
 
 def _phase_by_phase(direction, parts):
-    size, elements = direction.size, direction.gradient_elements()
+    size = direction.size
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
     chunks = list(direction.chunks())
-    rows = row_ranges(direction.B, 4, parts)
+    rows = row_ranges(direction.B, 4, parts, direction.rows.lengths)
     chunk_ranges = ranges(len(chunks), parts) if direction.dx is not None else []
     slab_ranges = ranges(direction.slabs, parts) if direction.needs_dw else []
     sum_elements, panel_elements = direction.sum_elements(), direction.panel_elements()
     tasks = len(chunk_ranges) * sum_elements + len(slab_ranges) * panel_elements
-    memory = workspace(len(chunks) * elements + max(tasks, sum_elements), direction.x.dtype)
+    row_elements = direction.slabs * direction.shape.gradient_row
+    elements = direction.rows.count * row_elements
+    memory = workspace(elements + max(tasks, sum_elements), direction.x.dtype)
     base = memory.data_ptr()
-    at = {t0: base + size * elements * (t0 // direction.length) for t0 in chunks}
-    scratch = base + size * elements * len(chunks)
+    at = {t0: base + size * row_elements * direction.chunk(t0)[0] for t0 in chunks}
+    scratch = base + size * elements
 
     def take_steps(first, last):
         for t0 in chunks:

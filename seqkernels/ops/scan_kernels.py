@@ -1,7 +1,7 @@
 """What `seqkernels::scan` and `seqkernels::scan_backward` run: checks, then the driver of the tensors' device; and what
 they return of fake tensors.
 
-ragged: the last four positional arguments of either operator, as `Ragged` has them, or as many as were given.
+ragged: the last five positional arguments of either operator, as `Ragged` has them, or as many as were given.
 """
 
 from .. import _backends, _check
@@ -30,13 +30,13 @@ def _present(x, *tensors):
 
 def forward(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=False):
     """What the driver's `forward` returns, from arguments of any kind."""
-    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    T, B, *_ = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first, *ragged[4:])
     reason = _check.tensor_reason("x", x)
     if reason is not None:
         raise NotImplementedError(reason)
     options = _ragged(x, h_0, c_0, batch_first, *ragged) if ragged else {}
     states, gates = _kept(x, save, recompute)
-    if 0 in (*x.shape[:2], *h_0.shape):
+    if 0 in (T, B, *h_0.shape):
         return _empty_outputs(cell, x, h_0, c_0, batch_first, states, gates)
     _check.stored(("x", x), ("h_0", h_0), ("c_0", c_0), *((f"weights[{i}]", w) for i, w in enumerate(weights)))
     c_0 = None if c_0 is None else c_0.contiguous()
@@ -53,12 +53,14 @@ def _kept(x, save, recompute):
 def _ragged(x, h_0, c_0, batch_first, *given):
     """A driver's options, from arguments of any kind."""
     ragged = Ragged(*given)
-    options = [name for name in ("lengths", "reset") if getattr(ragged, name) is not None]
+    options = [name for name in ("lengths", "reset", "batch_sizes") if getattr(ragged, name) is not None]
     reasons = _backends.option_reasons(options, x)
     if reasons:
         raise NotImplementedError("; ".join(reasons))
     _check.ragged_arguments(x, h_0, c_0, batch_first, *ragged)
     _check.stored(*ragged._asdict().items())
+    if ragged.batch_sizes is not None:
+        _check.batch_sizes_fit(x, h_0, ragged.batch_sizes)
     return {"ragged": ragged} if options else {}
 
 
@@ -70,21 +72,29 @@ def _empty_outputs(cell, x, h_0, c_0, batch_first, *kept):
 
 def _allocate(cell, x, h_0, c_0, batch_first, keeps_states, keeps_gates):
     D, B, H = h_0.shape
-    T = x.shape[1] if batch_first else x.shape[0]
-    y = x.new_empty((B, T, D * H) if batch_first else (T, B, D * H))
+    y_shape, states_shape, gates_size = _sizes(cell, x, h_0, batch_first)
+    y = x.new_empty(y_shape)
     h_n = x.new_empty((D, B, H))
     c_n = x.new_empty((0,) if c_0 is None else (D, B, H))
     states, gates = x.new_empty((0,)), x.new_empty((0,))
     if keeps_states:
-        states = x.new_empty((CELLS[cell].states, D, T, B, H), dtype=_driver(x).kept_dtype(x.dtype))
+        states = x.new_empty(states_shape, dtype=_driver(x).kept_dtype(x.dtype))
     if keeps_gates:
-        size = _driver(x).gates_size(cell, T, B, H, D, x.dtype)
-        gates = x.new_empty((size,), dtype=_driver(x).kept_dtype(x.dtype))
+        gates = x.new_empty((gates_size(),), dtype=_driver(x).kept_dtype(x.dtype))
     return y, h_n, c_n, states, gates
 
 
+def _sizes(cell, x, h_0, batch_first):
+    """The shapes of y and of the states, and a function that gives the size of the gates."""
+    D, _, H = h_0.shape
+    rows = x.shape[:-1]  # (T, B), (B, T) or those of packed x
+    steps = rows[::-1] if batch_first else rows
+    T, B = (*steps, 1)[:2]
+    return (*rows, D * H), (CELLS[cell].states, D, *steps, H), lambda: _driver(x).gates_size(cell, T, B, H, D, x.dtype)
+
+
 def forward_fake(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompute=False):
-    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)
+    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first, *ragged[4:])
     _check.ragged_arguments(x, h_0, c_0, batch_first, *ragged)
     return _allocate(cell, x, h_0, c_0, batch_first, *_kept(x, save, recompute))
 
@@ -92,9 +102,9 @@ def forward_fake(cell, x, h_0, c_0, weights, batch_first, save, *ragged, recompu
 def backward_kernel(
     cell, dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates, batch_first, needs_dx, needs_dw, *ragged
 ):  # fmt: skip
-    T = _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first)[0]
+    _check.scan_arguments(cell, x, h_0, c_0, weights, batch_first, *ragged[4:])
     if 0 not in h_0.shape:
-        _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T)
+        _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first)
         states, gates = states.contiguous(), gates.contiguous()
     given = (dy, dh_n, dc_n, x, h_0, c_0, weights, states, gates)
     options = _ragged(x, h_0, c_0, batch_first, *ragged) if ragged else {}
@@ -119,17 +129,16 @@ def trusted_backward(
     return _driver(x).backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw, **options)
 
 
-def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first, T):
+def _check_saved(cell, dy, dh_n, dc_n, x, h_0, c_0, states, gates, batch_first):
     D, B, H = h_0.shape
-    shape = (B, T, D * H) if batch_first else (T, B, D * H)
+    shape, states_shape, gates_size = _sizes(cell, x, h_0, batch_first)
     state = (D, B, H) if c_0 is not None else (0,)
     none_kept = not states.numel() and not gates.numel()
     no_gates = none_kept or (_driver(x).MAKES_GATES and not gates.numel())
-    states_shape = (0,) if none_kept else (CELLS[cell].states, D, T, B, H)
-    size = 0 if no_gates else _driver(x).gates_size(cell, T, B, H, D, x.dtype)
     kept = _driver(x).kept_dtype(x.dtype)
     expected = [("dy", dy, shape, x.dtype), ("dh_n", dh_n, (D, B, H), x.dtype), ("dc_n", dc_n, state, x.dtype)]
-    expected += [("states", states, states_shape, kept), ("gates", gates, (size,), kept)]
+    expected += [("states", states, (0,) if none_kept else states_shape, kept)]
+    expected += [("gates", gates, (0 if no_gates else gates_size(),), kept)]
     for name, tensor, shape, dtype in expected:
         if tensor is not None:
             _check.matches(name, tensor, shape, x, x.dtype if shape == (0,) else dtype)
@@ -141,6 +150,6 @@ def backward_fake(
     empty = x.new_empty
     dx = empty(x.shape if needs_dx else (0,))
     dweights = [empty(w.shape) for w in weights] if needs_dw else []
-    states = (h_0, c_0, *Ragged(*ragged)[2:])
+    states = (h_0, c_0, *Ragged(*ragged)[2:4])
     dh_0, dc_0, dreset_h, dreset_c = (empty((0,) if t is None else t.shape) for t in states)
     return dx, dh_0, dc_0, dweights, dreset_h, dreset_c

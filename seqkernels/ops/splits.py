@@ -12,13 +12,21 @@ def parts_for(operations):
     return torch.get_num_threads() if operations >= _WORTH_A_THREAD else 1
 
 
-def row_ranges(B, vectors, parts):
-    """Up to `parts` ranges of B rows, on the cuts of tiles `vectors` wide; kernels take few rows whole."""
+def row_ranges(B, vectors, parts, lengths=None):
+    """Up to `parts` ranges of B rows, on the cuts of tiles `vectors` wide; kernels take few rows whole.
+
+    lengths: (B,), how many steps each row has, to be shared out evenly; None where all have the same.
+    """
     tile = compiled().rows(vectors)
     parts = min(parts, B // tile) if compiled().few_rows <= B else 1
     if parts <= 1:
         return [(0, B)]
-    edges = [B // tile * i // parts * tile for i in range(parts)] + [B]
+    if lengths is None:
+        edges = [B // tile * i // parts * tile for i in range(parts)] + [B]
+    else:
+        done = lengths.cumsum(0)
+        shares = torch.arange(1, parts) * done[-1] // parts
+        edges = sorted({0, *((torch.searchsorted(done, shares) + 1) // tile * tile).tolist(), B})
     return list(zip(edges, edges[1:]))
 
 
