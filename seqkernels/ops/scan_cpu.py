@@ -19,7 +19,7 @@ from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
 
-__all__ = ["MAKES_GATES", "backward", "forward", "gates_size", "pack_count"]
+__all__ = ["MAKES_GATES", "all_steps", "backward", "forward", "gates_size", "pack_count"]
 
 MAKES_GATES = False  # whether `backward` makes the gates anew where only the states were kept
 
@@ -79,6 +79,36 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
             tasks.append((scan, (*arguments, first, end, address(h_n, d), address(c_n, d), *others)))
     _run(tasks)
     return rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n), states, gates if save else None
+
+
+def all_steps(cell, x, h0, c0, c_n, states, gates, batch_first, ragged):
+    """c (D, T, B, H) and gates (D, T, saved, B, H) as `reference.scan` returns them, from what `forward` saved."""
+    saved = CELLS[cell].saved
+    if 0 in h0.shape:
+        return None if c0 is None else states[1], states.new_empty(*states.shape[1:3], saved, *h0.shape[1:])
+    rows = rows_of(x, h0, batch_first, ragged)
+    directions, c, values = range(len(h0)), None, None
+    if c0 is not None:
+        steps = [states[1, d].view(-1, h0.shape[2]) for d in directions]
+        c = torch.stack([rows.in_time(steps[d], d, (c0 if d else c_n)[d]) for d in directions])
+    if saved:
+        zero = torch.zeros_like(h0[0]).unsqueeze(1).expand(-1, saved, -1)
+        steps = [_saved_values(cell, rows, d, gates.view(len(h0), -1)[d], h0.shape[2]) for d in directions]
+        values = torch.stack([rows.in_time(steps[d], d, zero) for d in directions]).transpose(2, 3)
+    return c, values
+
+
+def _saved_values(cell, rows, d, gates, H):
+    """(rows, saved, H): what the cell saved, out of a direction's gates."""
+    shape, length = compiled().layout(cell, gates.element_size(), True), compiled().steps(rows.B)
+    slabs, saved = shape.slabs(H), CELLS[cell].saved
+    values = gates.new_empty(rows.count, saved, H)
+    for t0 in range(0, rows.T, length):
+        first, count = rows.chunk(d, t0, min(length, rows.T - t0))
+        chunk = gates[slabs * shape.gate_row * first :][: slabs * shape.gate_row * count]
+        chunk = chunk.view(slabs, count, shape.blocks, shape.width, shape.lanes).permute(1, 3, 0, 2, 4)
+        values[first : first + count] = chunk[:, :saved].flatten(2)[..., :H]
+    return values
 
 
 def _run(tasks):
