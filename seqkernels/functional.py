@@ -76,8 +76,6 @@ def scan(
     tensors = {"x": x, "h_0": h_0, "c_0": c_0, **{f"weights[{i}]": w for i, w in enumerate(weights)}}
     if return_states and _scan.needs_gradient(*tensors.values(), *ragged):
         reasons.append("no kernel takes return_states= where a gradient is needed")
-    if return_states and torch.compiler.is_compiling() and _backends.backend(x.device) == "cpu":
-        reasons.append("no CPU kernel takes return_states= in a compiled graph")
     if not _use_kernel(impl, reasons + _reasons(tensors)):
         return reference.scan(cell, x, h_0, c_0, weights, batch_first, lengths, reset, reset_state, return_states)
     _check_stored(tensors)

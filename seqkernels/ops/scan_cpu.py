@@ -63,7 +63,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
         outputs = rows.place(y, d, d * H)
         h, c = outputs, (address(c_n, d), 0)
         if save:
-            h, c = (address(states[0], d), rows.stride * H, H), (address(states[S - 1], d), rows.stride * H)
+            h, c = (address(states, 0, d), rows.stride * H, H), (address(states, S - 1, d), rows.stride * H)
         arguments = (
             *rows.place(x, d),
             *packed.directions[d],

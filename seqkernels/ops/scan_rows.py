@@ -16,6 +16,8 @@ def rows_of(x, h_0, batch_first, ragged):
         return Packed(ragged.batch_sizes)
     time = 1 if batch_first else 0
     T, B = x.shape[time], h_0.shape[1]
+    if ragged.lengths is None and ragged.reset is None:
+        return Dense(time, T, B)
     lengths = torch.full((B,), T) if ragged.lengths is None else ragged.lengths.long().clamp(0, T)
     if ragged.reset is None and int(lengths.min()) == T:
         return Dense(time, T, B)
@@ -32,9 +34,11 @@ def reset_states(rows, h_0, c_0, ragged):
     return [zero if state is None else state.contiguous() for state, zero in zip(given, zeros)]
 
 
-def address(tensor, d):
-    """Of a direction's part of a contiguous (D, ...) tensor; 0 where that is None."""
-    return 0 if tensor is None else tensor[d].data_ptr()
+def address(tensor, *index):
+    """Of tensor[index], which is not made; 0 where the tensor is None."""
+    if tensor is None:
+        return 0
+    return tensor.data_ptr() + tensor.element_size() * sum(i * stride for i, stride in zip(index, tensor.stride()))
 
 
 class Dense:
