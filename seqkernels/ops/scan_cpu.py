@@ -56,14 +56,17 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
     ranges = row_ranges(B, shape.vectors, parts_for(2.0 * rows.count * shape.gates * H * (I + H)) // D, rows.lengths)
-    resets = reset_states(rows, h0, c0, ragged)
-    fresh = [torch.empty_like(s) if rows.steps[0] and s is not None else None for s in (h0, c0)]
+    others = [None] * 4  # reset_h, reset_c, fresh_h, fresh_c
+    if rows.lengths is not None:
+        fresh = (None if s is None else torch.empty_like(s) for s in (h0, c0))
+        others = [*reset_states(rows, h0, c0, ragged), *fresh]
     tasks = []
     for d in range(D):
         outputs = rows.place(y, d, d * H)
         h, c = outputs, (address(c_n, d), 0)
         if save:
-            h, c = (address(states, 0, d), rows.stride * H, H), (address(states, S - 1, d), rows.stride * H)
+            step = rows.stride * H
+            h, c = (address(states[0], d), step, H), (address(states[S - 1], d), step)
         arguments = (
             *rows.place(x, d),
             *packed.directions[d],
@@ -74,9 +77,9 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
             *(gates.data_ptr() + size * d * chunk, int(save)),
             *(rows.T, B, I, H),
         )
-        others = (rows.steps[d], rows.marks[d], *(address(s, d) for s in (*resets, *fresh)))
-        for first, end in ranges:
-            tasks.append((scan, (*arguments, first, end, address(h_n, d), address(c_n, d), *others)))
+        ends = (address(h_n, d), address(c_n, d), rows.steps[d], rows.marks[d], *(address(t, d) for t in others))
+        for first, last in ranges:
+            tasks.append((scan, (*arguments, first, last, *ends)))
     _run(tasks)
     return rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n), states, gates if save else None
 

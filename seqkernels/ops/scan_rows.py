@@ -34,11 +34,9 @@ def reset_states(rows, h_0, c_0, ragged):
     return [zero if state is None else state.contiguous() for state, zero in zip(given, zeros)]
 
 
-def address(tensor, *index):
-    """Of tensor[index], which is not made; 0 where the tensor is None."""
-    if tensor is None:
-        return 0
-    return tensor.data_ptr() + tensor.element_size() * sum(i * stride for i, stride in zip(index, tensor.stride()))
+def address(tensor, d):
+    """Of a direction's part of a contiguous (D, ...) tensor; 0 where that is None."""
+    return 0 if tensor is None else tensor.data_ptr() + d * tensor.element_size() * tensor.stride(0)
 
 
 class Dense:
