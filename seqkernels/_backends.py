@@ -20,7 +20,7 @@ OLDEST = 8, 0  # compute capability of NVIDIA GPUs
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # What the kernels of a backend take beyond a plain scan, and attention without a gradient.
 OPTIONS = {
-    "cpu": ("lengths", "reset", "batch_sizes"),
+    "cpu": ("lengths", "reset", "batch_sizes", "return_states"),
     "gpu": ("lengths", "reset", "return_states", "attention backward", "attention dropout"),
 }
 

@@ -52,7 +52,7 @@ def scan(
         reset: (T, B) bool, or (B, T) with batch_first: where true, the row's state is replaced before that step, by
             zero (not by h_0) or by reset_state = (h, c), each (D, B, H), c None for a cell without c.
         return_states: also return every c_t and the values that the cell saves.
-            The kernels on a GPU take lengths and reset, and return_states where no gradient is needed.
+            The kernels take it where no gradient is needed.
         recompute: for a gradient, keep the states alone, on a CPU nothing, and make the rest anew in the backward, on a
             CPU by the forward. Gradients are the same up to rounding. Of no effect where the reference runs.
 

@@ -63,21 +63,21 @@ def test_step(cell):
 
 
 @pytest.mark.parametrize("option", ("lengths", "reset", "return_states"))
-def test_what_has_no_kernel_yet_runs_on_the_reference(option):
+def test_options_of_the_scan_run_on_the_kernels(option):
     x, h_0, _, weights = layer("gru")
     value = {"lengths": torch.tensor([4, 0, 2]), "reset": torch.rand(4, 3) < 0.5, "return_states": True}[option]
-    out = functional.scan("gru", x, h_0, None, weights, **{option: value})
-    torch.testing.assert_close(out[:2], reference.scan("gru", x, h_0, None, weights, **{option: value})[:2])
-    with pytest.raises(NotImplementedError, match=option):
-        functional.scan("gru", x, h_0, None, weights, **{option: value}, impl="kernel")
+    theirs = reference.scan("gru", x, h_0, None, weights, **{option: value})
+    for impl in ("auto", "kernel"):
+        torch.testing.assert_close(functional.scan("gru", x, h_0, None, weights, **{option: value}, impl=impl), theirs)
 
 
 def test_impl_kernel_says_every_reason():
     x, h_0, _, weights = (t.half() if isinstance(t, torch.Tensor) else t for t in layer("gru"))
     weights = [w.half() for w in weights]
     functional.scan("gru", x, h_0, None, weights)
-    with pytest.raises(NotImplementedError, match=r"lengths= yet; x is torch.float16.*weights\[3\]"):
-        functional.scan("gru", x, h_0, None, weights, lengths=torch.tensor([1, 1, 1]), impl="kernel")
+    x.requires_grad_()
+    with pytest.raises(NotImplementedError, match=r"return_states= where.*; x is torch.float16.*weights\[3\]"):
+        functional.scan("gru", x, h_0, None, weights, return_states=True, impl="kernel")
 
 
 def test_auto_under_vmap():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import PackedSequence
 
 from seqkernels import explain, nn
 
@@ -38,6 +39,8 @@ def explained(call, device, dtype):
             for name, p in part.named_parameters(recurse=False):
                 part.register_parameter(name, torch.nn.Parameter(torch.empty(p.shape, device=device, dtype=dtype)))
         x = torch.empty(shape, device=device, dtype=dtype)
+        if option == "PackedSequence":
+            x = PackedSequence(x.flatten(0, 1), torch.tensor([2, 2, 2]))
         keywords = {"need_weights": option == "inference"} if attention else {}
         return explain(module, *([x] * (3 if attention else 1)), **keywords).path
 

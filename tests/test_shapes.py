@@ -5,6 +5,7 @@ import torch
 from agreement import assert_agree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ragged_problem import RaggedProblem
 from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
 
@@ -24,6 +25,26 @@ from seqkernels.ops import attention_cpu
 )
 def test_scan(cell, T, B, I, H, D, batch_first, bias):
     problem = Problem(cell, (T, B, I, H, D, batch_first, bias), torch.float64)
+    exact = problem.by_reference(torch.float64)
+    assert_agree(problem.ours(), exact, exact)
+
+
+@settings(max_examples=60)
+@given(
+    cell=st.sampled_from(sorted(CELLS)),
+    T=st.integers(1, 12),
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=40),
+    ends=st.booleans(),
+    marks=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 39)), max_size=60),
+    I=st.integers(1, 70),
+    H=st.integers(1, 90),
+    D=st.integers(1, 2),
+    batch_first=st.booleans(),
+)
+def test_ragged_scan(cell, T, lengths, ends, marks, I, H, D, batch_first):
+    B, lengths = len(lengths), [min(T, length) for length in lengths] if ends else None
+    marks = [(step, row) for step, row in marks if step < T and row < B] or None
+    problem = RaggedProblem(cell, (T, B, I, H, D, batch_first, True), torch.float64, lengths, marks)
     exact = problem.by_reference(torch.float64)
     assert_agree(problem.ours(), exact, exact)
 

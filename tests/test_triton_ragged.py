@@ -10,8 +10,9 @@ from ragged_problem import RaggedProblem, twice
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.gpu import regimes
 from torch.library import opcheck
+from torch.nn.utils.rnn import pack_sequence
 
-from seqkernels import _backends, functional, reference
+from seqkernels import _backends, functional, nn, reference
 from seqkernels.ops import scan_gpu
 
 if not torch.cuda.is_available():
@@ -181,13 +182,13 @@ def test_an_empty_batch(triton):
     assert [t.shape for t in torch.autograd.grad(y.sum() + c_n.sum(), dreset)] == [(1, 0, 4)] * 2
 
 
-def test_no_cpu_kernel_takes_them():
-    problem = RaggedProblem("rnn_tanh", (2, 2, 3, 4, 1, False, True), torch.float64, [2, 1], [])
-    given = ("rnn_tanh", problem.x, problem.h, None, problem.weights, False, True)
-    with pytest.raises(NotImplementedError, match="no CPU kernel takes lengths= yet; no CPU kernel takes reset= yet"):
-        torch.ops.seqkernels.scan(*given, *problem.ragged[:2])
-    with pytest.raises(NotImplementedError, match="no CPU kernel takes reset= yet"):
-        torch.ops.seqkernels.scan(*given, reset=problem.ragged.reset)
+def test_no_gpu_kernel_takes_a_packed_sequence(triton):
+    problem = RaggedProblem("rnn_tanh", (2, 2, 3, 4, 1, False, True), torch.float32)
+    given = ("rnn_tanh", problem.x.flatten(0, 1), problem.h, None, problem.weights, False, True)
+    with pytest.raises(NotImplementedError, match="no GPU kernel takes batch_sizes= yet"):
+        torch.ops.seqkernels.scan(*given, batch_sizes=torch.tensor([2, 2]))
+    packed = pack_sequence([torch.zeros(3, 4)])
+    assert "PackedSequence, which no GPU kernel takes" in nn.LSTM(4, 5).fallback_reason(packed)
 
 
 def test_what_does_not_fit_is_named(triton):

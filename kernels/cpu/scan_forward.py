@@ -3,7 +3,8 @@
 A chunk of whole time steps at a time, the input projections of all its rows are written into the gates' memory, then
 the steps are taken. Per step and slab: a tile of h_{t-1} W_hh^T, the cell on its registers, the states stored. For
 training the cell's saved values replace the pre-activations; all chunks are kept. For inference one chunk is used
-again and again. A row whose state before a step is not its last one, because it begins now or starts again (steps.py),
+again and again: threads, each with rows of its own, may be at different chunks, so that every step has B rows there,
+live or not. A row whose state before a step is not its last one, because it begins now or starts again (steps.py),
 has all rows of the step copied: B H elements beside 2 B G H H operations.
 
 Operations: 2 T B G H (I + H). Bytes from outside the caches: x and y once; the weights once a step where they do not
@@ -59,8 +60,11 @@ def build(cell, size, save, stored, weight):
         for t0 in range(0, T, length):
             count = min(length, T - t0)
             low, rows = chunk_of(steps, t0, count, B)
+            shared = not keep and B >= FEW_ROWS
+            if shared:
+                rows = count * B
             chunk = gates + size * gate_row * slabs * low * keep
-            input_part(x, x_time, x_row, w_ih, b_ih, chunk, (steps, t0, count, low, rows), B, I, H, first, last)
+            input_part(x, x_time, x_row, w_ih, b_ih, chunk, (steps, t0, count, low, rows, shared), B, I, H, first, last)
             for t in range(t0, t0 + count):
                 at, row, live, marked = rows_of(steps, t, T, B)
                 end = min(last, live)
@@ -75,7 +79,7 @@ def build(cell, size, save, stored, weight):
                 for turn in range(slabs):
                     slab, next_slab = order(turn, slabs, t), order(min(turn + 1, slabs - 1), slabs, t)
                     unit, bias = units * slab, b_hh + panel * slab
-                    place = chunk + size * gate_row * (rows * slab + row - low)
+                    place = chunk + size * gate_row * (rows * slab + (B * (t - t0) if shared else row - low))
                     following = w_hh + slab_weights * next_slab
                     weights = (w_hh + slab_weights * slab, following, bias, bias + panel * slabs)
                     outputs = (y + stored * (y_time * at + unit), y_row, h_next + stored * unit, h_row)
@@ -102,7 +106,7 @@ def _input_part(shape, rows_of):
 
     @inner
     def run(x, x_time, x_row, w_ih, b_ih, gates, chunk, B, I, H, first, last):
-        steps, t0, count, low, rows = chunk
+        steps, t0, count, low, rows, shared = chunk
         slabs = -(-H // units)
         for slab in range(slabs):
             target, bias = gates + size * gate_row * rows * slab, b_ih + panel * slab
@@ -114,7 +118,7 @@ def _input_part(shape, rows_of):
             else:
                 for t in range(t0, t0 + count):
                     at, row, live, _ = rows_of(steps, t, t + 1, B)
-                    source = (x + stored * x_time * at, x_row, target + size * gate_row * (row - low))
-                    project(first, min(last, live), live, (*source, *weights))
+                    place = target + size * gate_row * (B * (t - t0) if shared else row - low)
+                    project(first, min(last, live), B, (x + stored * x_time * at, x_row, place, *weights))
 
     return run

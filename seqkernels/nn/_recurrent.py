@@ -28,6 +28,12 @@ def _permuted(state, order):
     return state if order is None else state.index_select(1, order)
 
 
+def _batch(packed):
+    """The rows of a PackedSequence, where that can be had without looking at a value, which compilers cannot."""
+    _, sizes, order, _ = packed
+    return int(sizes[0]) if order is None else len(order)
+
+
 class Recurrent(Served):
     """Stands before torch's class among the bases of RNN, LSTM and GRU; `forward` returns (output, h_n), for an LSTM
     (output, (h_n, c_n))."""
@@ -80,7 +86,7 @@ class Recurrent(Served):
         if packed:
             if _backends.option_reasons(["batch_sizes"], input.data):
                 return "the input is a PackedSequence, which no GPU kernel takes yet"
-            time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
+            time, batch = len(input.batch_sizes), _batch(input)
             expected = (self.num_layers * _directions(self), batch, self.hidden_size)
         elif len(shape) == 3:
             time, batch = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
@@ -92,7 +98,7 @@ class Recurrent(Served):
             return "the input is refused by torch"
         if shape[-1] != self.input_size or packed and len(shape) != 2:
             return "the input is refused by torch"
-        if batch == 0:
+        if not packed and batch == 0:
             return "the batch is empty"
         if time == 0:
             return "the sequence is empty"
@@ -155,7 +161,7 @@ class Recurrent(Served):
             return scan(cell, x, h_0, c_0, weights, batch_first, *[None] * 4, sizes, recompute=recompute)
 
         if hx is None:
-            zeros = x.new_zeros(self.num_layers * _directions(self), int(sizes[0]), self.hidden_size)
+            zeros = x.new_zeros(self.num_layers * _directions(self), _batch(packed), self.hidden_size)
             h_0, c_0 = zeros, zeros if self._has_c else None
         else:
             states = [_permuted(s, order) for s in (hx if self._has_c else (hx,))]

@@ -12,9 +12,9 @@ it anew: the gates by products over all steps at once, the states by the forward
 import torch
 
 from .. import _check
-from ..kernels.cells import CELLS
 from . import autocast, double_backward
-from .ragged import past
+from .drivers import driver
+from .ragged import Ragged
 from .scan_kernels import backward_fake, backward_kernel, forward, forward_fake, forward_kernel, trusted_backward
 
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
@@ -47,14 +47,11 @@ def through_operator(cell, x, h_0, c_0, weights, batch_first, *ragged, recompute
 
 
 def with_states(cell, x, h_0, c_0, weights, batch_first, *ragged):
-    """(y, h_n, c_n, c, gates) of `functional.scan` without a gradient, from what a GPU's operator saves for one."""
-    y, h_n, c_n, states, gates = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True, *ragged)
-    c_n, c = (None, None) if c_0 is None else (c_n, states[1])
-    (D, T, B, H), saved = states.shape[1:], CELLS[cell].saved
-    gates = gates.view(D, T, saved, B, H) if saved else None
-    if saved and ragged and ragged[0] is not None:
-        gates = gates.masked_fill(past(ragged[0], T)[:, None, :, None], 0)
-    return y, h_n, c_n, c, gates
+    """(y, h_n, c_n, c, gates) of `functional.scan` without a gradient, from what the operator saves for one."""
+    y, h_n, c_n, *saved = torch.ops.seqkernels.scan(cell, x, h_0, c_0, weights, batch_first, True, *ragged)
+    c_n = None if c_0 is None else c_n
+    all_steps = driver("scan", x.device).all_steps
+    return y, h_n, c_n, *all_steps(cell, x, h_0, c_0, c_n, *saved, batch_first, Ragged(*ragged))
 
 
 def needs_gradient(*tensors):

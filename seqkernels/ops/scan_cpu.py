@@ -60,10 +60,13 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     starts = (x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr())
     ends = (y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr())
     kept = (states.data_ptr(), gates.data_ptr()) if save else (0, 0)
-    resets = reset_states(rows, h0, c0, ragged)
-    fresh = [torch.empty_like(s) if rows.steps[0] and s is not None else None for s in (h0, c0)]
-    others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in (*resets, *fresh))) for d in range(D)]
-    scan(*starts, *ends, *kept, rows.lengths, others)
+    if rows.lengths is None:
+        scan(*starts, *ends, *kept)
+    else:
+        fresh = [None if s is None else torch.empty_like(s) for s in (h0, c0)]
+        states_ = (*reset_states(rows, h0, c0, ragged), *fresh)
+        others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in states_)) for d in range(D)]
+        scan(*starts, *ends, *kept, rows.lengths, others)
     c_n = None if c_n is None else rows.unsort(c_n).to(dtype)
     return rows.unpack(y), rows.unsort(h_n), c_n, states, gates
 

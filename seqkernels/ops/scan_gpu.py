@@ -4,13 +4,15 @@ float32, float16 and bfloat16; sums and c are float32. On CPU tensors the kernel
 TRITON_INTERPRET was set before Triton was imported.
 """
 
+from seqkernels.kernels.cells import CELLS
+
 from . import step_gpu
 from .launch_gpu import in_recurrent_precision
 from .packing import per_direction
-from .ragged import NOT_RAGGED
+from .ragged import NOT_RAGGED, past
 from .scan_launch_gpu import Backward, Forward, gates_size, kept_dtype, time_first
 
-__all__ = ["MAKES_GATES", "backward", "forward", "gates_size", "kept_dtype"]
+__all__ = ["MAKES_GATES", "all_steps", "backward", "forward", "gates_size", "kept_dtype"]
 
 MAKES_GATES = True  # whether `backward` makes the gates anew where only the states were kept
 
@@ -53,3 +55,12 @@ def backward(
         dx = layer.dx.transpose(0, 1).contiguous() if batch_first else layer.dx
     dweights = layer.to_weights() if needs_dw else None
     return dx, *layer.to_states(), dweights, *layer.to_reset_states()
+
+
+def all_steps(cell, x, h0, c0, c_n, states, gates, batch_first, ragged):
+    """As `scan_cpu.all_steps`."""
+    (D, T, B, H), saved = states.shape[1:], CELLS[cell].saved
+    gates = gates.view(D, T, saved, B, H) if saved else None
+    if saved and ragged.lengths is not None:
+        gates = gates.masked_fill(past(ragged.lengths, T)[:, None, :, None], 0)
+    return None if c0 is None else states[1], gates

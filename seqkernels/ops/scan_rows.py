@@ -36,7 +36,7 @@ def reset_states(rows, h_0, c_0, ragged):
 
 def address(tensor, d):
     """Of a direction's part of a contiguous (D, ...) tensor; 0 where that is None."""
-    return 0 if tensor is None else tensor[d].data_ptr()
+    return 0 if tensor is None else tensor.data_ptr() + d * tensor.element_size() * tensor.stride(0)
 
 
 def dense_offset(T, step, row, dtype, d, column=0):
