@@ -9,14 +9,14 @@ from numba import njit
 from seqkernels.kernels.cpu import crew
 from seqkernels.kernels.cpu.memory import integers, put
 
-enlist, lead, meet = crew.functions()
+join, meet = crew.functions()
 MOMENT = 2_000_000_000
 
 
 @njit(nogil=True)
-def work(memory, leads, wanted, moment, patience, steps, units, counts, seen):
+def work(memory, leads, steps, units, counts, seen):
     """Every unit of a step reads the sum of all units of the step before, and adds one to its own count."""
-    member, size = lead(memory, wanted, moment) if leads else enlist(memory)
+    member, size = join(memory, leads)
     if leads:
         put(seen, size)
     step = 0
@@ -28,26 +28,32 @@ def work(memory, leads, wanted, moment, patience, steps, units, counts, seen):
             return -1
         for unit in range(units * member // size, units * (member + 1) // size):
             put(counts + 8 * (units * ((step + 1) % 2) + unit), step + 1)
-        size = meet(memory, member, size, step, patience)
+        size = meet(memory, member, size, step)
         step += 1
     return step
 
 
+def crew_of(*words):
+    memory = np.zeros((crew.WORDS, crew.WORD // 8), np.int64)
+    memory[: len(words), 0] = words
+    return memory
+
+
 def start(members, steps=2000, units=7, moment=MOMENT, patience=MOMENT, late=0.0):
     """Steps that were taken by the leader and by each member, the size of the crew, and the final counts."""
-    memory = np.zeros(crew.WORDS * crew.WORD // 8, np.int64)
+    memory = crew_of(members + 1, moment, patience)
     counts, seen = np.zeros((2, units), np.int64), np.zeros(1, np.int64)
-    rest = (moment, patience, steps, units, counts.ctypes.data, seen.ctypes.data)
+    rest = (steps, units, counts.ctypes.data, seen.ctypes.data)
     taken = {}
 
     def member(index):
         time.sleep(late)
-        taken[index] = work(memory.ctypes.data, 0, 0, *rest)
+        taken[index] = work(memory.ctypes.data, 0, *rest)
 
     threads = [threading.Thread(target=member, args=(i,)) for i in range(members)]
     for thread in threads:
         thread.start()
-    led = work(memory.ctypes.data, 1, members + 1, *rest)
+    led = work(memory.ctypes.data, 1, *rest)
     for thread in threads:
         thread.join()
     return led, sorted(taken.values()), seen[0], counts[steps % 2]
@@ -96,12 +102,12 @@ def test_many_crews_at_once():
 
 
 def test_a_word_of_dismissal_ends_a_crew_without_a_leader():
-    memory, ended = np.zeros(crew.WORDS * crew.WORD // 8, np.int64), []
-    rest = (0, 0, 0, 0, 5, 1, np.zeros(2, np.int64).ctypes.data, 0)
+    memory, ended = crew_of(2, 0, 0), []
+    rest = (0, 5, 1, np.zeros(2, np.int64).ctypes.data, 0)
     thread = threading.Thread(target=lambda: ended.append(work(memory.ctypes.data, *rest)))
     thread.start()
     time.sleep(0.05)
     assert not ended
-    memory[crew.GO * crew.WORD // 8] = crew.DISMISSED
+    memory[crew.GO, 0] = crew.DISMISSED
     thread.join(10)
     assert ended == [0]

@@ -59,7 +59,8 @@ def test_gradients_that_enter_by_one_output(cell, dy, dstates):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("threads", [2, 3])
 def test_same_bits_for_any_number_of_threads(cell, threads):
-    for shape in ((40, 67, 128, 96, 1, False, True), (30, 48, 64, 130, 2, True, True)):
+    shapes = ((40, 67, 128, 96, 1, False, True), (30, 48, 64, 130, 2, True, True), (90, 3, 40, 200, 1, True, False))
+    for shape in shapes:
         problem = Problem(cell, shape, torch.float32)
         torch.set_num_threads(1)
         alone = problem.ours()

@@ -1,10 +1,11 @@
 """Threads that take the steps of one scan together, each its share of the units, and meet after every step.
 
-A crew's memory is `WORDS` integers, a cache line each, zero at first. One thread leads: it closes the crew after a
-moment, and whoever has not enlisted by then is not waited for, ever. After its share of a step a member says so and
-waits for the word to go on; the leader waits for all members, then gives it. If one of them keeps it waiting for too
-long, for the system has taken that thread away, the leader dismisses the crew with the next word and goes on alone. So
-a thread that is missing costs time, once, and nothing else.
+A crew's memory is `WORDS` integers, a cache line each: how many members are wanted, the leader among them; for how
+many nanoseconds the leader waits for them to enlist; for how many, for one that is late; then zeros. One thread leads:
+it closes the crew after a moment, and whoever has not enlisted by then is not waited for, ever. After its share of a
+step a member says so and waits for the word to go on; the leader waits for all members, then gives it. If one of them
+keeps it waiting for too long, for the system has taken that thread away, the leader dismisses the crew with the next
+word and goes on alone. So a thread that is missing costs time, once, and nothing else.
 """
 
 from .atomics import acquire, fetch_add, give_way, nanoseconds, pause, publish
@@ -12,10 +13,10 @@ from .inner import inner
 
 MOST = 64  # members, the leader among them
 WORD = 64  # bytes from one integer to the next
-WORDS = 3 + MOST
-GO = 2  # which integer gives the word
+GO = 3  # which integer gives the word
 DISMISSED = -1
-_ENLISTED, _SIZE, _GO, _DONE = (i * WORD for i in (0, 1, GO, 3))
+_WANTED, _MOMENT, _PATIENCE, _GO, _ENLISTED, _SIZE, _DONE = (i * WORD for i in range(7))
+WORDS = 6 + MOST
 _CLOSED = 1 << 32
 _SPINS = 2000  # pauses before a thread that waits gives way, some 20 to 60 microseconds
 
@@ -38,13 +39,19 @@ def _wait(address, least, patience):
 
 
 def functions():
-    """enlist(crew), lead(crew, wanted, moment) and meet(crew, member, size, step, patience) of a kernel that is being
-    built. crew: the address of its memory."""
+    """join(crew, leads) and meet(crew, member, size, step) of a kernel that is being built. crew: the address of its
+    memory."""
     wait = inner(_wait)
 
     @inner
-    def enlist(crew):
-        """(member, size) of a thread that joins; size 0 where it came too late."""
+    def join(crew, leads):
+        """(member, size), member 0 for the leader; size 0 for a thread that came too late."""
+        if leads:
+            wait(crew + _ENLISTED, acquire(crew + _WANTED) - 1, acquire(crew + _MOMENT))
+            size = fetch_add(crew + _ENLISTED, _CLOSED) + 1
+            publish(crew + _SIZE, size)
+            publish(crew + _GO, 1)
+            return 0, size
         member = fetch_add(crew + _ENLISTED, 1) + 1
         if member >= _CLOSED:
             return member, 0
@@ -52,19 +59,8 @@ def functions():
         return member, acquire(crew + _SIZE)
 
     @inner
-    def lead(crew, wanted, moment):
-        """(0, size) for the leader, who waits up to `moment` ns for `wanted` members, itself among them."""
-        wait(crew + _ENLISTED, wanted - 1, moment)
-        size = fetch_add(crew + _ENLISTED, _CLOSED) + 1
-        publish(crew + _SIZE, size)
-        publish(crew + _GO, 1)
-        return 0, size
-
-    @inner
-    def meet(crew, member, size, step, patience):
-        """After the share of a step (0, 1, ...): the crew's size for the next, 0 for a member that is dismissed.
-
-        patience: nanoseconds for which the leader waits without drawing consequences."""
+    def meet(crew, member, size, step):
+        """After the share of a step (0, 1, ...): the crew's size for the next, 0 for a member that is dismissed."""
         if member:
             publish(crew + _DONE + WORD * member - WORD, step + 1)
             return 0 if wait(crew + _GO, step + 2, 0) == DISMISSED else size
@@ -73,10 +69,10 @@ def functions():
         late = False
         for other in range(1, size):
             place = crew + _DONE + WORD * (other - 1)
-            if wait(place, step + 1, patience) < step + 1:
+            if wait(place, step + 1, acquire(crew + _PATIENCE)) < step + 1:
                 late = True
                 wait(place, step + 1, 0)
         publish(crew + _GO, DISMISSED if late else step + 2)
         return 1 if late else size
 
-    return enlist, lead, meet
+    return join, meet

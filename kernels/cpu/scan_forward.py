@@ -12,6 +12,7 @@ fit.
 """
 
 from ..cells import CELLS
+from .crew import functions as crew_parts
 from .forward_tiles import cell_op, copy_rows, gather_rows, project_tile, step_tile
 from .inner import inner
 from .layout import FEW_ROWS, back_and_forth, layout, terms
@@ -33,29 +34,29 @@ ARGUMENTS = (
     *("steps", "marks"),  # steps.py; 0 for a dense scan
     *("reset_h", "reset_c"),  # (B, H) contiguous: what marked rows start again from
     *("fresh_h", "fresh_c"),  # scratch (B, H), for a packed scan
+    *("crew", "leads"),  # crew.py: threads that share the slabs of each step; 0 where this one takes them all
 )
 
 
 def build(cell, size, save, stored, weight):
     """stored: bytes of an element of x, y and h, `size` or 2, bfloat16. weight: as in the Layout."""
     shape = layout(cell, size, save, stored, weight)
-    units, gate_row, panel = shape.slab_units, shape.gate_row, size * shape.vectors * shape.lanes
-    term, terms_of = weight * shape.vectors * shape.lanes, inner(terms)
-    step = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, save, size), size), shape.vectors)
-    length_of, order = inner(chunk_steps), inner(back_and_forth)
-    rows_of, chunk_of, marks_of = step_parts()
-    input_part = _input_part(shape, rows_of)
+    units, gate_row = shape.slab_units, shape.gate_row
+    length_of, (rows_of, chunk_of, marks_of), (join, meet) = inner(chunk_steps), step_parts(), crew_parts()
+    input_part, take_step = _input_part(shape, rows_of), _take_step(cell, shape, save)
     copy_h, copy_c = copy_rows(shape, stored), copy_rows(shape, size)
     gather_h, gather_c = gather_rows(shape, stored), gather_rows(shape, size)
     has_c, keeps_c = CELLS[cell].states == 2, CELLS[cell].states == 2 and save
 
     @inner
     def scan(
-        x, x_time, x_row, w_ih, w_hh, b_ih, b_hh, h0, c0, y, y_time, y_row, h, h_time, h_row,
-        c, c_time, gates, keep, T, B, I, H, first, last, h_n, c_n, steps, marks, reset_h, reset_c, fresh_h, fresh_c
+        x, x_time, x_row, w_ih, w_hh, b_ih, b_hh, h0, c0, y, y_time, y_row, h, h_time, h_row, c, c_time, gates, keep,
+        T, B, I, H, first, last, h_n, c_n, steps, marks, reset_h, reset_c, fresh_h, fresh_c, crew, leads
     ):  # fmt: skip
         slabs, length = -(-H // units), length_of(B)
-        slab_weights = term * terms_of(H, size, stored)
+        member, together = join(crew, leads) if crew else (0, 1)
+        if together == 0:
+            return
         before, before_row, c_before, live_before = h0, H, c0, 0
         for t0 in range(0, T, length):
             count = min(length, T - t0)
@@ -64,7 +65,9 @@ def build(cell, size, save, stored, weight):
             if shared:
                 rows = count * B
             chunk = gates + size * gate_row * slabs * low * keep
-            input_part(x, x_time, x_row, w_ih, b_ih, chunk, (steps, t0, count, low, rows, shared), B, I, H, first, last)
+            share = (slabs * member // together, slabs * (member + 1) // together)
+            here = (steps, t0, count, low, rows, shared)
+            input_part(x, x_time, x_row, w_ih, b_ih, chunk, here, B, I, H, first, last, share)
             for t in range(t0, t0 + count):
                 at, row, live, marked = rows_of(steps, t, T, B)
                 end = min(last, live)
@@ -75,28 +78,51 @@ def build(cell, size, save, stored, weight):
                     if has_c:
                         gather_c(first, end, mark, live_before, (c_before, H, c0, reset_c), fresh_c, H)
                         c_before = fresh_c
-                h_next, c_next = h + stored * h_time * at, c + size * c_time * at
-                for turn in range(slabs):
-                    slab, next_slab = order(turn, slabs, t), order(min(turn + 1, slabs - 1), slabs, t)
-                    unit, bias = units * slab, b_hh + panel * slab
-                    place = chunk + size * gate_row * (rows * slab + (B * (t - t0) if shared else row - low))
-                    following = w_hh + slab_weights * next_slab
-                    weights = (w_hh + slab_weights * slab, following, bias, bias + panel * slabs)
-                    outputs = (y + stored * (y_time * at + unit), y_row, h_next + stored * unit, h_row)
-                    states = (c_before + size * unit, c_next + size * unit)
-                    arguments = (before, before_row, unit, weights, place, *outputs, *states, H, H - unit)
-                    step(first, end, B, arguments)
-                before, before_row, c_before, live_before = h_next, h_row, c_next, live
-                ended = max(first, rows_of(steps, t + 1, T, B)[2])
-                copy_h(before, h_row, h_n, H, ended, end)
-                if keeps_c:
-                    copy_c(c_before, H, c_n, H, ended, end)
+                place = chunk + size * gate_row * (B * (t - t0) if shared else row - low)
+                outputs = (y + stored * y_time * at, y_row, h + stored * h_time * at, h_row)
+                states = (c_before, c + size * c_time * at)
+                given = (w_hh, b_hh), (before, before_row), (place, rows)
+                take_step(share, t, *given, outputs, states, first, end, B, H)
+                before, before_row, c_before, live_before = outputs[2], h_row, states[1], live
+                if crew:
+                    together = meet(crew, member, together, t)
+                    if together == 0:
+                        return
+                    share = (slabs * member // together, slabs * (member + 1) // together)
+                if member == 0:
+                    ended = max(first, rows_of(steps, t + 1, T, B)[2])
+                    copy_h(before, h_row, h_n, H, ended, end)
+                    if keeps_c:
+                        copy_c(c_before, H, c_n, H, ended, end)
 
     return scan
 
 
+def _take_step(cell, shape, save):
+    """A function that takes a step in a share of the slabs."""
+    units, size, stored = shape.slab_units, shape.size, shape.stored
+    panel, term = size * shape.vectors * shape.lanes, shape.weight * shape.vectors * shape.lanes
+    step = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, save, size), size), shape.vectors)
+    order, terms_of, gate_row = inner(back_and_forth), inner(terms), shape.gate_row
+
+    @inner
+    def run(share, t, weights, before, gates, outputs, states, first, last, B, H):
+        """gates: the address of the step's first row in the first slab, and a slab's rows."""
+        (w_hh, b_hh), (y, y_row, h, h_row), (c_before, c) = weights, outputs, states
+        own, slabs, slab_weights = share[1] - share[0], -(-H // units), term * terms_of(H, size, stored)
+        for turn in range(own):
+            slab, next_slab = share[0] + order(turn, own, t), share[0] + order(min(turn + 1, own - 1), own, t)
+            unit, bias = units * slab, b_hh + panel * slab
+            place = gates[0] + size * gate_row * gates[1] * slab
+            packed = (w_hh + slab_weights * slab, w_hh + slab_weights * next_slab, bias, bias + panel * slabs)
+            here = (y + stored * unit, y_row, h + stored * unit, h_row, c_before + size * unit, c + size * unit)
+            step(first, last, B, (*before, unit, packed, place, *here, H, H - unit))
+
+    return run
+
+
 def _input_part(shape, rows_of):
-    """A function that writes the input pre-activations of a chunk of steps, all slabs.
+    """A function that writes the input pre-activations of a chunk of steps, in a share of the slabs.
 
     Few rows, which are never split, are projected over the whole chunk where they follow each other in memory.
     """
@@ -105,10 +131,10 @@ def _input_part(shape, rows_of):
     project, terms_of = by_rows(lambda m: project_tile(m, shape), n), inner(terms)
 
     @inner
-    def run(x, x_time, x_row, w_ih, b_ih, gates, chunk, B, I, H, first, last):
+    def run(x, x_time, x_row, w_ih, b_ih, gates, chunk, B, I, H, first, last, share):
         steps, t0, count, low, rows, shared = chunk
         slabs = -(-H // units)
-        for slab in range(slabs):
+        for slab in range(share[0], share[1]):
             target, bias = gates + size * gate_row * rows * slab, b_ih + panel * slab
             weights = (I, w_ih + term * terms_of(I, size, stored) * slab, bias, bias + panel * slabs)
             if B == 1:

@@ -18,11 +18,12 @@ def computed(dtype):
 
 @cache
 def compiled():
-    """kernel(name, **parameters), layout(cell, size, save, stored), steps(B), rows(vectors) and few_rows of
-    `seqkernels.kernels.cpu`."""
-    from seqkernels.kernels.cpu import target
+    """kernel(name, **parameters), layout(cell, size, save, stored), steps(B), terms(K, size, stored), rows(vectors),
+    few_rows, and the module crew of `seqkernels.kernels.cpu`."""
+    from seqkernels.kernels.cpu import crew, target
     from seqkernels.kernels.cpu.compile import kernel
     from seqkernels.kernels.cpu.layout import FEW_ROWS, layout, steps, terms
 
     rows = target.current().rows
-    return SimpleNamespace(kernel=kernel, layout=layout, steps=steps, terms=terms, rows=rows, few_rows=FEW_ROWS)
+    sizes = {"layout": layout, "steps": steps, "terms": terms, "rows": rows, "few_rows": FEW_ROWS}
+    return SimpleNamespace(kernel=kernel, crew=crew, **sizes)

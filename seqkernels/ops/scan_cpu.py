@@ -11,7 +11,7 @@ import torch
 
 from seqkernels.kernels.cells import CELLS
 
-from . import scan_cpu_backward, threads
+from . import crews, scan_cpu_backward, threads
 from .compiled import compiled, computed, widths
 from .compiled import computed as kept_dtype
 from .packing import PackedWeights, pack_count
@@ -90,6 +90,7 @@ class Scan:
         chunk = shape.slabs(H) * shape.gate_row * (kept if save else B * min(T, compiled().steps(B)))
         self.gates_elements = D * chunk
         self._vectors, self._operations = shape.vectors, 2.0 * D * count * shape.gates * H * (I + H)
+        self._members, self._patience = crews.members(B, shape, H), crews.patience(shape, H)
         self._states = size * D * kept * H  # bytes from the h of all steps to their c
         self._directions = [
             (*x[d], weights, stored * d * B * H, size * d * B * H, *y[d], size * d * kept * H, size * d * chunk)
@@ -115,12 +116,15 @@ class Scan:
                 h, c = (first, step, H), (first + self._states if c0 else first, step)
             inputs = (x + x_at, *x_steps, *weights, h0 + h_at, c0 + c_at if c0 else 0)
             arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(save), *self._sizes)
-            tasks += [(self._kernel, (*arguments, *ends, h_n + h_at, end, *other)) for ends in rows]
-        if parts == 1 or len(tasks) == 1:
-            for run, arguments in tasks:
-                run(*arguments)
+            tasks += [(*arguments, *ends, h_n + h_at, end, *other) for ends in rows]
+        members = min(parts, self._members)
+        if parts == 1:
+            for arguments in tasks:
+                self._kernel(*arguments, 0, 0)
+        elif len(tasks) == 1 and members > 1:
+            crews.run(partial(self._kernel, *tasks[0]), members, self._patience)
         else:
-            threads.run([partial(run, *arguments) for run, arguments in tasks])
+            threads.run([partial(self._kernel, *arguments, 0, 0) for arguments in tasks])
 
 
 def _widened(cell, x, h0, c0, weights, batch_first, ragged):

@@ -31,6 +31,22 @@ def run(tasks):
         future.result()
 
 
+def run_led(leader, members, dismiss):
+    """Call leader here and members beside it, and return when no task runs any more. Members that have not started
+    when it is done are not started; dismiss is called then, and before anything is raised."""
+    futures = []
+    try:
+        try:
+            for member in members:
+                futures.append(_executor().submit(member))
+        except RuntimeError:  # the interpreter is ending and takes no more work
+            pass
+        leader()
+    finally:
+        dismiss()
+        _wait([future for future in futures if not future.cancel()])
+
+
 def _submit(share):
     """A future of the share; done at once by this thread where the interpreter is ending and takes no more work."""
     try:
