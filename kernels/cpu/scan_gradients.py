@@ -139,35 +139,52 @@ def _pack_before(shape, rows_of, marks_of):
 
 
 def _into_weights(shape, slots):
-    """dW (gates * H, N) (+)= D^T panels, for a range of slabs."""
+    """dW (gates * H, N) (+)= D^T panels, for a range of slabs. A last panel of few columns has tiles half as wide."""
     size, W, blocks, units, row_slots = shape.size, shape.lanes, shape.blocks, shape.slab_units, shape.slots
-    gradient_row, wide = shape.gradient_row, shape.wide
-    m = min(1 << (target.current().rows(WIDE).bit_length() - 1), W)  # a divisor of W
-    multiply, ask = _down_rows(m, shape), _ask_for(m, shape)
+    wide = shape.wide
+    tile, narrow = _weights_tile(WIDE, shape), _weights_tile(1, shape)
 
     @inner
     def run(gradients, slab_bytes, rows, panels, dw, N, H, first_chunk, slab_range):
         for slab in range(slab_range[0], slab_range[1]):
-            for panel in range(-(-N // wide)):
-                b = panels + size * wide * rows * panel
+            for column in range(0, N, wide):
+                b = panels + size * rows * column
                 for block in range(blocks):
+                    unit = slab * units + block * W
                     for gate, slot in enumerate(slots):
-                        for lane in range(0, W, m):
-                            unit = slab * units + block * W + lane
-                            a = gradients + slab_bytes * slab + size * ((block * row_slots + slot) * W + lane)
-                            place = (dw + size * ((gate * H + unit) * N + wide * panel), N, H - unit, N - wide * panel)
-                            ask(place)
-                            acc = multiply(a, gradient_row, rows, b)
-                            if not first_chunk:
-                                acc = add(acc, load_part(acc, place))
-                            store_part(acc, place)
+                        a = gradients + slab_bytes * slab + size * (block * row_slots + slot) * W
+                        place = (dw + size * ((gate * H + unit) * N + column), N, H - unit, N - column)
+                        if N - column > W:
+                            tile(a, rows, b, place, first_chunk)
+                        else:
+                            narrow(a, rows, b, place, first_chunk)
 
     return run
 
 
-def _ask_for(m, shape):
+def _weights_tile(n, shape):
+    """A function (a, rows, b, place, first_chunk): W units of a gate at a, times n vectors of a panel at b."""
+    size, W, gradient_row = shape.size, shape.lanes, shape.gradient_row
+    m = min(1 << (target.current().rows(n).bit_length() - 1), W)  # a divisor of W
+    multiply, ask = _down_rows(m, n, shape), _ask_for(m, n, shape)
+
+    @inner
+    def run(a, rows, b, place, first_chunk):
+        dw, N, units, columns = place
+        for lane in range(0, min(units, W), m):
+            here = (dw + size * N * lane, N, units - lane, columns)
+            ask(here)
+            acc = multiply(a + size * lane, gradient_row, rows, b)
+            if not first_chunk:
+                acc = add(acc, load_part(acc, here))
+            store_part(acc, here)
+
+    return run
+
+
+def _ask_for(m, n, shape):
     """A function (place) that prefetches a tile of the weights' gradients, which is added to only at the end."""
-    size, width = shape.size, shape.size * shape.wide
+    size, width = shape.size, shape.size * n * shape.lanes
 
     @inner
     def ask(place):
@@ -178,15 +195,15 @@ def _ask_for(m, shape):
     return ask
 
 
-def _down_rows(m, shape):
-    """A function (a, a_row, rows, b) -> (m lanes of D, WIDE vectors): D's lanes times packed rows, summed."""
+def _down_rows(m, n, shape):
+    """A function (a, a_row, rows, b) -> (m lanes of D, n vectors): D's lanes times packed rows, summed."""
     size, wide = shape.size, shape.wide
 
     @inner
     def multiply(a, a_row, rows, b):
-        total = zeros(m, WIDE, size)
+        total = zeros(m, n, size)
         for first in range(0, rows, _BLOCK):
-            block = zeros(m, WIDE, size)
+            block = zeros(m, n, size)
             for row in range(first, min(first + _BLOCK, rows)):
                 block = outer(block, a + size * a_row * row, 1, b + size * wide * row)
             total = add(total, block)
