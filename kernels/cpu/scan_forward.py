@@ -42,7 +42,7 @@ def build(cell, size, save):
     step = by_rows(lambda m: step_tile(m, shape, size, cell_op(cell, shape, save)), shape.vectors)
     length_of, order = inner(chunk_steps), inner(back_and_forth)
     rows_of, chunk_of, marks_of = step_parts()
-    input_part = _input_part(shape, size, rows_of)
+    project = input_part(shape, size, rows_of)
     copy, gather = copy_rows(size, shape.lanes), gather_rows(size, shape.lanes)
     has_c, keeps_c = CELLS[cell].states == 2, CELLS[cell].states == 2 and save
 
@@ -61,7 +61,8 @@ def build(cell, size, save):
             if shared:
                 rows = count * B
             chunk = gates + size * gate_row * slabs * low * keep
-            input_part(x, x_time, x_row, w_ih, b_ih, chunk, (steps, t0, count, low, rows, shared), B, I, H, first, last)
+            where = (steps, t0, count, low, rows, shared)
+            project(x, x_time, x_row, w_ih, b_ih, chunk, where, B, I, 0, slabs, first, last)
             for t in range(t0, t0 + count):
                 at, row, live, marked = rows_of(steps, t, T, B)
                 end = min(last, live)
@@ -91,19 +92,18 @@ def build(cell, size, save):
     return scan
 
 
-def _input_part(shape, size, rows_of):
-    """A function that writes the input pre-activations of a chunk of steps, all slabs.
+def input_part(shape, size, rows_of):
+    """A function that writes the input pre-activations of a chunk of steps, of a range of slabs.
 
     Few rows, which are never split, are projected over the whole chunk where they follow each other in memory.
     """
-    n, units = shape.vectors, shape.slab_units
-    gate_row, panel = shape.gate_row, size * shape.vectors * shape.lanes
+    n, gate_row, panel = shape.vectors, shape.gate_row, size * shape.vectors * shape.lanes
     project = by_rows(lambda m: project_tile(m, shape, size), n)
 
     @inner
-    def run(x, x_time, x_row, w_ih, b_ih, gates, chunk, B, I, H, first, last):
+    def run(x, x_time, x_row, w_ih, b_ih, gates, chunk, B, I, slab_first, slab_last, first, last):
         steps, t0, count, low, rows, shared = chunk
-        for slab in range(-(-H // units)):
+        for slab in range(slab_first, slab_last):
             target = gates + size * gate_row * rows * slab
             weights = (I, w_ih + panel * I * slab, b_ih + panel * slab)
             if B == 1:

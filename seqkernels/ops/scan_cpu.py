@@ -21,7 +21,7 @@ from .workspace import leased, on_huge_pages, workspace
 
 __all__ = ["MAKES_GATES", "all_steps", "backward", "forward", "gates_size", "pack_count"]
 
-MAKES_GATES = False  # whether `backward` makes the gates anew where only the states were kept
+MAKES_GATES = True  # whether `backward` makes the gates anew where only the states were kept
 
 
 def gates_size(cell, T, B, H, D, dtype):
@@ -30,7 +30,7 @@ def gates_size(cell, T, B, H, D, dtype):
     return D * T * B * shape.slabs(H) * shape.gate_row
 
 
-def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT_RAGGED):
+def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT_RAGGED, recompute=False):
     """y, h_n, c_n, states, gates of one layer of D directions.
 
     x (T, B, I) or, with batch_first, (B, T, I), last stride 1; h0, c0 (D, B, H) contiguous (c0 None but for an LSTM);
@@ -40,7 +40,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     is None.
 
     ragged: which rows end early or start again. Then states are those of a packed scan (scan_rows.py), one row after
-    another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H).
+    another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H). recompute: save no gates.
     """
     rows = rows_of(x, h0, batch_first, ragged)
     x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
@@ -52,8 +52,9 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     y = on_huge_pages(rows.empty(x, D * H))
     h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
     states = leased(S * D * prod(rows.kept) * H, x.dtype).view(S, D, *rows.kept, H) if save else None
-    chunk = shape.slabs(H) * shape.gate_row * (prod(rows.kept) if save else B * min(rows.T, compiled().steps(B)))
-    gates = leased(D * chunk, x.dtype) if save else workspace(D * chunk, x.dtype)
+    keep = save and not recompute
+    chunk = shape.slabs(H) * shape.gate_row * (prod(rows.kept) if keep else B * min(rows.T, compiled().steps(B)))
+    gates = leased(D * chunk, x.dtype) if keep else workspace(D * chunk, x.dtype)
     scan = compiled().kernel("scan_forward", cell=cell, size=size, save=save)
     ranges = row_ranges(B, shape.vectors, parts_for(2.0 * rows.count * shape.gates * H * (I + H)) // D, rows.lengths)
     others = [None] * 4  # reset_h, reset_c, fresh_h, fresh_c
@@ -74,14 +75,14 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
             *outputs,
             *h,
             *c,
-            *(gates.data_ptr() + size * d * chunk, int(save)),
+            *(gates.data_ptr() + size * d * chunk, int(keep)),
             *(rows.T, B, I, H),
         )
         ends = (address(h_n, d), address(c_n, d), rows.steps[d], rows.marks[d], *(address(t, d) for t in others))
         for first, last in ranges:
             tasks.append((scan, (*arguments, first, last, *ends)))
     _run(tasks)
-    return rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n), states, gates if save else None
+    return rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n), states, gates if keep else None
 
 
 def all_steps(cell, x, h0, c0, c_n, states, gates, batch_first, ragged):
