@@ -51,7 +51,8 @@ class Problem:
         to_driver = there if driver is not scan_cpu else lambda *values: values
         x, h, c, weights = to_driver(self.x, self.h, self.c, self.weights)
         arguments = (self.cell, x, h, c, weights, self.batch_first)
-        y, h_n, c_n, states, gates = driver.forward(*arguments, True, recompute=recompute, **options)
+        saving = {**options, "recompute": True} if recompute else options
+        y, h_n, c_n, states, gates = driver.forward(*arguments, True, **saving)
         plain = driver.forward(*arguments, False, **options)
         assert (c_n is None) == (plain[2] is None) == (self.c is None)
         for kept, quick in zip((y, h_n, c_n)[: 2 + (self.c is not None)], plain):
