@@ -225,3 +225,18 @@ def test_an_empty_batch():
     with torch.no_grad():
         out = functional.scan(*given, **options, return_states=True, impl="kernel")
     assert out.c.shape == (1, 2, 0, 4) and out.gates.shape == (1, 2, 4, 0, 4)
+
+
+def test_compiled_whole():
+    problem = RaggedProblem("lstm", (4, 3, 3, 6, 2, True, True), torch.float64, [2, 4, 0], marks_of(4, 3))
+    lengths, reset, *state = problem.ragged[:4]
+    given = ("lstm", problem.x.requires_grad_(), problem.h, problem.c, problem.weights)
+
+    def run(lengths, reset):
+        options = {"batch_first": True, "lengths": lengths, "reset": reset, "reset_state": state}
+        return functional.scan(*given, **options)[:3]
+
+    ours, theirs = torch.compile(run, backend="aot_eager", fullgraph=True)(lengths, reset), run(lengths, reset)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(y.sin().sum() + h.sum() + c.sum(), given[1]) for y, h, c in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
