@@ -53,8 +53,8 @@ def scan(
             zero (not by h_0) or by reset_state = (h, c), each (D, B, H), c None for a cell without c.
         return_states: also return every c_t and the values that the cell saves.
             The kernels take it where no gradient is needed.
-        recompute: for a gradient, keep the states alone, on a CPU nothing, and make the rest anew in the backward, on a
-            CPU by the forward. Gradients are the same up to rounding. Of no effect where the reference runs.
+        recompute: for a gradient, keep the states alone and make the rest anew in the backward. Gradients are the same
+            up to rounding. Of no effect where the reference runs.
 
     Returns:
         ScanOutput(y, h_n, c_n, c, gates): y (T, B, D*H), or (B, T, D*H); h_n (D, B, H); c_n (D, B, H), None without c;

@@ -128,3 +128,15 @@ def test_batch_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="and so are lengths or reset"):
         both = {"lengths": torch.tensor([2, 2, 1]), "batch_sizes": torch.tensor([3, 2])}
         scan("rnn_tanh", x, h, None, weights, False, False, **both)
+
+
+def test_compiled_whole():
+    """Where the lengths do not fall, a compiler knows the number of rows; with a state given too."""
+    gru = nn.GRU(I, 6, 2, bidirectional=True, dtype=torch.float64)
+    data, x = packed(LENGTHS["unsorted"])
+    compiled = torch.compile(gru, backend="aot_eager", fullgraph=True)
+    for hx in (None, states(gru, 5)):
+        ours, theirs = compiled(x, hx), gru(x, hx)
+        close(ours[0].data, theirs[0].data)
+        close(ours[1], theirs[1])
+        close(gradients(gru, ours, [data]), gradients(gru, theirs, [data]))

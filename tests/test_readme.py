@@ -40,7 +40,8 @@ def explained(call, device, dtype):
                 part.register_parameter(name, torch.nn.Parameter(torch.empty(p.shape, device=device, dtype=dtype)))
         x = torch.empty(shape, device=device, dtype=dtype)
         if option == "PackedSequence":
-            x = PackedSequence(x.flatten(0, 1), torch.tensor([2, 2, 2]))
+            order = torch.arange(2)
+            x = PackedSequence(x.flatten(0, 1), torch.tensor([2, 2, 2]), order, order)
         keywords = {"need_weights": option == "inference"} if attention else {}
         return explain(module, *([x] * (3 if attention else 1)), **keywords).path
 

@@ -43,7 +43,7 @@ def build(cell, size, save, stored, weight):
     shape = layout(cell, size, save, stored, weight)
     units, gate_row = shape.slab_units, shape.gate_row
     length_of, (rows_of, chunk_of, marks_of), (join, meet) = inner(chunk_steps), step_parts(), crew_parts()
-    input_part, take_step = _input_part(shape, rows_of), _take_step(cell, shape, save)
+    project, advance = input_part(shape, rows_of), take_step(cell, shape, save)
     copy_h, copy_c = copy_rows(shape, stored), copy_rows(shape, size)
     gather_h, gather_c = gather_rows(shape, stored), gather_rows(shape, size)
     has_c, keeps_c = CELLS[cell].states == 2, CELLS[cell].states == 2 and save
@@ -67,7 +67,7 @@ def build(cell, size, save, stored, weight):
             chunk = gates + size * gate_row * slabs * low * keep
             share = (slabs * member // together, slabs * (member + 1) // together)
             here = (steps, t0, count, low, rows, shared)
-            input_part(x, x_time, x_row, w_ih, b_ih, chunk, here, B, I, H, first, last, share)
+            project(x, x_time, x_row, w_ih, b_ih, chunk, here, B, I, H, first, last, share)
             for t in range(t0, t0 + count):
                 at, row, live, marked = rows_of(steps, t, T, B)
                 end = min(last, live)
@@ -82,7 +82,7 @@ def build(cell, size, save, stored, weight):
                 outputs = (y + stored * y_time * at, y_row, h + stored * h_time * at, h_row)
                 states = (c_before, c + size * c_time * at)
                 given = (w_hh, b_hh), (before, before_row), (place, rows)
-                take_step(share, t, *given, outputs, states, first, end, B, H)
+                advance(share, t, *given, outputs, states, first, end, B, H)
                 before, before_row, c_before, live_before = outputs[2], h_row, states[1], live
                 if crew:
                     together = meet(crew, member, together, t)
@@ -98,7 +98,7 @@ def build(cell, size, save, stored, weight):
     return scan
 
 
-def _take_step(cell, shape, save):
+def take_step(cell, shape, save):
     """A function that takes a step in a share of the slabs."""
     units, size, stored = shape.slab_units, shape.size, shape.stored
     panel, term = size * shape.vectors * shape.lanes, shape.weight * shape.vectors * shape.lanes
@@ -121,7 +121,7 @@ def _take_step(cell, shape, save):
     return run
 
 
-def _input_part(shape, rows_of):
+def input_part(shape, rows_of):
     """A function that writes the input pre-activations of a chunk of steps, in a share of the slabs.
 
     Few rows, which are never split, are projected over the whole chunk where they follow each other in memory.

@@ -5,8 +5,8 @@ Shapes as in `seqkernels.reference.scan`; with batch_sizes x is packed (ragged.p
 tensors, never views of each other or of an input.
 
 What the gradient needs: `states` and `gates` with save, all of it. With recompute as well, only what cannot be made
-from the rest: on a GPU the states, on a CPU nothing. What is not kept is empty, and `seqkernels::scan_backward` makes
-it anew: the gates by products over all steps at once, the states by the forward again.
+from the rest without a recurrence: the states. What is not kept is empty, and `seqkernels::scan_backward` makes it
+anew: the gates by products over many steps at once, states that it is not given by the forward again.
 """
 
 import torch

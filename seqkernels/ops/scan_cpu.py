@@ -22,7 +22,7 @@ from .workspace import leased, on_huge_pages, workspace
 
 __all__ = ["MAKES_GATES", "all_steps", "backward", "forward", "gates_size", "kept_dtype", "pack_count"]
 
-MAKES_GATES = False  # whether `backward` makes the gates anew where only the states were kept
+MAKES_GATES = True  # whether `backward` makes the gates anew where only the states were kept
 
 
 def gates_size(cell, T, B, H, D, dtype):
@@ -31,7 +31,7 @@ def gates_size(cell, T, B, H, D, dtype):
     return D * T * B * shape.slabs(H) * shape.gate_row
 
 
-def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT_RAGGED):
+def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT_RAGGED, recompute=False):
     """y, h_n, c_n, states, gates of one layer of D directions.
 
     x (T, B, I) or, with batch_first, (B, T, I), last stride 1; h0, c0 (D, B, H) contiguous (c0 None but for an LSTM);
@@ -41,10 +41,10 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     to. What is not there is None. With save, bfloat16 is computed as float32 from the first step to the last.
 
     ragged: which rows end early or start again. Then states are those of a packed scan (scan_rows.py), one row after
-    another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H).
+    another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H). recompute: save no gates.
     """
     if save and x.dtype != kept_dtype(x.dtype):
-        return _widened(cell, x, h0, c0, weights, batch_first, ragged)
+        return _widened(cell, x, h0, c0, weights, batch_first, ragged, recompute)
     rows, dtype = rows_of(x, h0, batch_first, ragged), x.dtype
     x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(None if c0 is None else c0.to(computed(dtype)))
     (D, B, H), S = h0.shape, CELLS[cell].states
@@ -55,11 +55,11 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     states = leased(S * D * prod(rows.kept) * H, dtype).view(S, D, *rows.kept, H) if save else None
     places = ([rows.offset(x, d) for d in range(D)], [rows.offset(y, d, d * H) for d in range(D)])
     counts = rows.count, prod(rows.kept), rows.stride
-    scan = Scan(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts)
-    gates = leased(scan.gates_elements, dtype) if save else None
+    scan = Scan(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts, save and not recompute)
+    gates = leased(scan.gates_elements, dtype) if scan.keeps_gates else None
     starts = (x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr())
     ends = (y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr())
-    kept = (states.data_ptr(), gates.data_ptr()) if save else (0, 0)
+    kept = [0 if t is None else t.data_ptr() for t in (states, gates)]
     if rows.lengths is None:
         scan(*starts, *ends, *kept)
     else:
@@ -76,18 +76,18 @@ class Scan:
 
     sizes: T, B, I, H; x, y: for each direction the bytes to its first step and the strides of a step and of a row.
     rows: how many are computed, how many are kept, and how many a step is after the one before; T B, T B and B by
-    default.
+    default. save: whether states are kept; keeps_gates: whether gates are.
     """
 
-    def __init__(self, cell, packed, dtype, sizes, x, y, save=False, rows=None):
+    def __init__(self, cell, packed, dtype, sizes, x, y, save=False, rows=None, keeps_gates=False):
         T, B, I, H = self._sizes = sizes
         count, kept, self._stride = rows or (T * B, T * B, B)
-        self._packed, self._dtype, self._save = packed, computed(dtype), save
+        self._packed, self._dtype, self._save, self.keeps_gates = packed, computed(dtype), save, keeps_gates
         (size, stored), D = widths(dtype), len(packed.directions)
         shape = compiled().layout(cell, size, save)
         widths_ = {"size": size, "stored": stored, "weight": packed.weight}
         self._kernel = compiled().kernel("scan_forward", cell=cell, save=save, **widths_)
-        chunk = shape.slabs(H) * shape.gate_row * (kept if save else B * min(T, compiled().steps(B)))
+        chunk = shape.slabs(H) * shape.gate_row * (kept if keeps_gates else B * min(T, compiled().steps(B)))
         self.gates_elements = D * chunk
         self._vectors, self._operations = shape.vectors, 2.0 * D * count * shape.gates * H * (I + H)
         self._members, self._patience = crews.members(B, shape, H), crews.patience(shape, H)
@@ -102,8 +102,8 @@ class Scan:
         there is none; but lengths, as `row_ranges` takes them, and others, the kernel's last arguments for each
         direction."""
         save, (_, B, _, H) = self._save, self._sizes
-        memory = None if save else workspace(self.gates_elements, self._dtype)
-        gates = gates if save else memory.data_ptr()
+        memory = None if gates else workspace(self.gates_elements, self._dtype)
+        gates = gates or memory.data_ptr()
         parts = parts_for(self._operations)
         rows = row_ranges(B, self._vectors, parts // len(self._directions), lengths)
         tasks = []
@@ -115,7 +115,7 @@ class Scan:
                 first, step = states + states_at, self._stride * H
                 h, c = (first, step, H), (first + self._states if c0 else first, step)
             inputs = (x + x_at, *x_steps, *weights, h0 + h_at, c0 + c_at if c0 else 0)
-            arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(save), *self._sizes)
+            arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(self.keeps_gates), *self._sizes)
             tasks += [(*arguments, *ends, h_n + h_at, end, *other) for ends in rows]
         members = min(parts, self._members)
         if parts == 1:
@@ -127,11 +127,11 @@ class Scan:
             threads.run([partial(self._kernel, *arguments, 0, 0) for arguments in tasks])
 
 
-def _widened(cell, x, h0, c0, weights, batch_first, ragged):
+def _widened(cell, x, h0, c0, weights, batch_first, ragged, recompute):
     """`forward` with save, in what it keeps; what it returns to be used is x's dtype."""
     wide = _to(kept_dtype(x.dtype), x, h0, c0, *weights)
     ragged = _wide_resets(kept_dtype(x.dtype), ragged)
-    *outputs, states, gates = forward(cell, *wide[:3], wide[3:], batch_first, True, ragged=ragged)
+    *outputs, states, gates = forward(cell, *wide[:3], wide[3:], batch_first, True, ragged=ragged, recompute=recompute)
     return *_to(x.dtype, *outputs), states, gates
 
 

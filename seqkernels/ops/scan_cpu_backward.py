@@ -1,7 +1,6 @@
 """The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
 
 from functools import partial
-from math import prod
 
 import torch
 
@@ -9,6 +8,7 @@ from . import threads
 from .compiled import compiled
 from .packing import pack_backward, per_direction
 from .ragged import NOT_RAGGED
+from .scan_gates_cpu import gates_of
 from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, ranges, row_ranges
 from .workspace import on_huge_pages, workspace
@@ -19,7 +19,8 @@ def backward(
 ):  # fmt: skip
     """dx, dh0, dc0 and the list of the weights' gradients, from the gradients of y, h_n and c_n (each may be None).
 
-    Shapes and strides as in `forward`; states and gates are only read. What is not needed, or does not exist, is None.
+    Shapes and strides as in `forward`; states and gates are only read; gates that were not kept are made anew, a chunk
+    at a time. What is not needed, or does not exist, is None.
     With ragged.reset_h its gradient follows, with reset_c also that.
     """
     rows = rows_of(x, h0, batch_first, ragged)
@@ -53,7 +54,7 @@ class _Backward:
         self.shape = compiled().layout(cell, self.size, True)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
         self.h0, self.c0, self.dh0, self.dc = (address(t, d) for t in (h0, c0, dh0, dc))
-        self.states, self.gates = [address(s, d) for s in states], gates
+        self.states = [address(s, d) for s in states]
         self.direct_h, self.zeros = torch.zeros_like(h0[d]), torch.zeros_like(h0[d])
         last = self.zeros if dh_n is None else dh_n[d]
         self.dy = (self.zeros.data_ptr(), 0, self.H)
@@ -63,10 +64,10 @@ class _Backward:
             last = end if dh_n is None else end + last
         self.dy_last = last.contiguous()
         self.slabs = self.shape.slabs(self.H)
-        self.gate_elements = prod(rows.kept) * self.slabs * self.shape.gate_row  # of a direction
         self.length = min(self.T, compiled().steps(self.B))
         self.ragged = (rows.steps[d], rows.marks[d], address(resets[0], d))
         self.resets = (address(resets[1], d), *(address(t, d) for t in dresets))
+        self.gates = gates_of(self, gates)
         self.w_hh = pack_backward(cell, weights[1], "h")
         self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
         if needs_dw:
@@ -95,10 +96,10 @@ class _Backward:
         """Elements of the sums over one panel of columns for all rows of a chunk."""
         return self.length * self.B * self.shape.panel_columns
 
-    def step_arguments(self, t0, here, later, sums, first, last):
-        """`scan_backward` on the chunk from step t0: gradients go to `here`; `later` are the next chunk's."""
+    def step_arguments(self, t0, gates, here, later, sums, first, last):
+        """`scan_backward` on the chunk from step t0: gradients go to `here`, `later` are the next chunk's."""
         size, shape, H = self.size, self.shape, self.H
-        step, low, after, later_rows = self.rows.stride * H, self.chunk(t0)[0], t0 + self.length, 0
+        step, after, later_rows = self.rows.stride * H, t0 + self.length, 0
         c = (self.c0, self.states[1], step) if self.c0 else (0, 0, 0)
         if after < self.T:
             later_low, later_rows = self.chunk(after)
@@ -108,8 +109,7 @@ class _Backward:
             self.dy_last.data_ptr(),
             *(self.states[0], step, self.h0),
             *c,
-            self.gates.data_ptr() + size * (self.d * self.gate_elements + self.slabs * shape.gate_row * low),
-            self.w_hh.data_ptr(),
+            *(gates, self.w_hh.data_ptr()),
             *(self.direct_h.data_ptr(), self.dc, self.dh0),
             *(here, later, later_rows, sums),
             *(self.T, self.B, H, t0, self.count(t0), first, last),
@@ -169,15 +169,17 @@ def _chunk_by_chunk(direction):
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
     panel_elements = direction.panel_elements()
-    memory = workspace(2 * elements + panel_elements + direction.sum_elements(), direction.x.dtype)
+    sum_elements, gates = direction.sum_elements(), direction.gates
+    memory = workspace(2 * elements + panel_elements + sum_elements + gates.elements(1), direction.x.dtype)
     base = memory.data_ptr()
     panels = base + size * 2 * elements
     sums = panels + size * panel_elements
+    gate_memory = sums + size * sum_elements
     slabs = (0, direction.slabs)
     wants_dx, wants_dw = direction.dx is not None, direction.needs_dw
     for index, t0 in enumerate(direction.chunks()):
         here, later = (base + size * elements * (parity % 2) for parity in (index, index + 1))
-        steps(*direction.step_arguments(t0, here, later, sums, 0, direction.B))
+        steps(*direction.step_arguments(t0, gates.ready(t0, gate_memory, 1), here, later, sums, 0, direction.B))
         if wants_dx or wants_dw:
             products(*direction.gradient_arguments(t0, here, panels, sums, slabs, wants_dx, wants_dw))
 
@@ -194,14 +196,16 @@ def _phase_by_phase(direction, parts):
     tasks = len(chunk_ranges) * sum_elements + len(slab_ranges) * panel_elements
     row_elements = direction.slabs * direction.shape.gradient_row
     elements = direction.rows.count * row_elements
-    memory = workspace(elements + max(tasks, sum_elements), direction.x.dtype)
+    gates, tasks = direction.gates, max(tasks, sum_elements)
+    memory = workspace(elements + tasks + gates.elements(parts), direction.x.dtype)
     base = memory.data_ptr()
     at = {t0: base + size * row_elements * direction.chunk(t0)[0] for t0 in chunks}
     scratch = base + size * elements
 
-    def take_steps(first, last):
-        for t0 in chunks:
-            steps(*direction.step_arguments(t0, at[t0], at.get(t0 + direction.length, 0), scratch, first, last))
+    def take_steps(ready, first, last):
+        for t0, saved in ready.items():
+            later = at.get(t0 + direction.length, 0)
+            steps(*direction.step_arguments(t0, saved, at[t0], later, scratch, first, last))
 
     def into_x(index, first, last):
         sums = scratch + size * sum_elements * index
@@ -213,6 +217,8 @@ def _phase_by_phase(direction, parts):
         for t0 in chunks:
             products(*direction.gradient_arguments(t0, at[t0], panels, 0, (first, last), False, True))
 
-    threads.run([partial(take_steps, *r) for r in rows])
+    for group in [chunks] if gates.together else [[t0] for t0 in chunks]:
+        ready = {t0: gates.ready(t0, scratch + size * tasks, parts) for t0 in group}
+        threads.run([partial(take_steps, ready, *r) for r in rows])
     products_of_x = [partial(into_x, i, *r) for i, r in enumerate(chunk_ranges)]
     threads.run(products_of_x + [partial(into_weights, i, *r) for i, r in enumerate(slab_ranges)])

@@ -98,8 +98,8 @@ class Dense:
         """Of a (T, B, *) tensor, each row's last step in the order of a direction: (B, *)."""
         return tensor.select(self.time, 0 if d else self.T - 1)
 
-    def in_time(self, values, d, past):
-        """Values (rows, *) of all steps as (T, B, *) in the order of time; past the rows' ends those of past (B, *)."""
+    def in_time(self, values, d, ended):
+        """Values (rows, *) of all steps as (T, B, *) in the order of time; past the ends those of ended (B, *)."""
         values = values[: self.count].view(self.T, self.B, *values.shape[1:])
         return values.flip(0) if d else values
 
@@ -182,6 +182,6 @@ class Packed:
         ends[: len(self.ends)] = tensor[: len(self.ends)] if d else tensor[self.ends]
         return ends
 
-    def in_time(self, values, d, past):
-        filled = past.expand(self.padded, *past.shape).clone()
+    def in_time(self, values, d, ended):
+        filled = ended.expand(self.padded, *ended.shape).clone()
         return filled.index_put_(self.at, values[: self.count])
