@@ -29,7 +29,7 @@ ARGUMENTS = (
     *("out", "N", "group", "T", "S", "D", "Dv", "causal"),  # (B, N, T, Dv) contiguous
     "lse",  # (B, N, T) contiguous, the logarithms of the sums of exponentials; 0: they are not wanted
     *("seed", "threshold"),  # of dropout (kernels/dropout.py)
-    "work",  # `workspace(size, D, Dv)` elements, the first of which holds the scale, the second what dropout rescales by
+    "work",  # `workspace(size, D, Dv)` elements: the first holds the scale, the second what dropout rescales by
     "groups",  # of queries that go together, up to GROUPS
     *("first", "last", "step"),  # which items to compute, of `items(size, T, groups)` for each head
 )

@@ -1,4 +1,4 @@
-"""Gradients of exact attention, from lse and the output; the weights are computed again (Dao, "FlashAttention-2", 2023).
+"""Gradients of exact attention, from lse and the output: the weights are made again (Dao, "FlashAttention-2", 2023).
 
 With P = e^(scores - lse), transposed as in attention.py, and delta = sum(out dO) a query: dV = P^T dO,
 dS = P (dO V^T - delta), dQ = dS K and dK = dS^T Q. dO^T and delta carry the scale, and with it dS. With dropout dO V^T,
@@ -25,6 +25,7 @@ from .transposed import copy_rows, finish, pack_mask, pack_queries
 from .transposed_gradients import (
     add_over_keys,
     add_over_queries,
+    fetch_rows,
     pack_deltas,
     pack_normalizers,
     rows,
@@ -47,7 +48,7 @@ ARGUMENTS = (
     *("seed", "threshold"),  # of dropout (kernels/dropout.py)
     "chunk",  # keys of a chunk, a multiple of BLOCK, of those that any query sees
     *("groups", "each"),  # `together(size, D, Dv)`, `each(size, D, Dv)`
-    "work",  # `workspace(size, D, Dv)` elements, the first of which holds the scale, the second what dropout rescales by
+    "work",  # `workspace(size, D, Dv)` elements: the first holds the scale, the second what dropout rescales by
     *("task", "tasks", "items"),  # which items to compute, of all heads' chunks: every `tasks`-th, back and forth
 )
 _STATES = 1 << 18  # bytes of the groups' states: with a block of keys they fill half of a second cache of 1 MiB
@@ -73,7 +74,7 @@ def workspace(size, D, Dv):
 
 
 def build(size, dropout):
-    W, n, m = target.current().lanes(size), vectors(), rows()
+    W, m = target.current().lanes(size), rows()
     one_head, row_of = _one_head(size, dropout), inner(row)
 
     @inner
@@ -124,7 +125,7 @@ def _one_head(size, dropout):
     W, n = target.current().lanes(size), vectors()
     begin, end = every_group(_begin, size), every_group(_end, size)
     meet = every_group(lambda n, size: _meet(n, size, dropout), size)
-    fetch, write = _fetch(size), write_rows(size)
+    fetch, write = fetch_rows(size), write_rows(size)
 
     @inner
     def run(queries, tensors, chunk, hidden, dropped, layout, work):
@@ -149,23 +150,6 @@ def _one_head(size, dropout):
             end(states, each, t, count, (queries[2], T, copies))
 
     return run
-
-
-def _fetch(size):
-    """A block of keys (or values) and of what has been added to their gradients, nothing if these are new."""
-    copy, width = copy_rows(size), target.current().lanes(size)
-
-    @inner
-    def fetch(src, src_row, gradient, count, new, copies):
-        own, sums, row, D = copies
-        copy(src, src_row, count, D, own, row)
-        if new:
-            for i in range(0, BLOCK * row, width):
-                store(zeros(1, 1, size), sums + size * i, 0)
-        else:
-            copy(gradient, D, count, D, sums, row)
-
-    return fetch
 
 
 def _parts(n, size):

@@ -68,5 +68,5 @@ def philox(builder, counter, key):
 def _everywhere(builder, scalar, count):
     """The integer in every lane."""
     kind = ir.VectorType(I64, count)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, I32(0))
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, count), [0] * count))
+    zero, unknown = ir.Constant(ir.VectorType(I32, count), [0] * count), ir.Constant(kind, ir.Undefined)
+    return builder.shuffle_vector(builder.insert_element(unknown, scalar, I32(0)), unknown, zero)

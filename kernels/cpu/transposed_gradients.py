@@ -6,12 +6,13 @@ memory, which has room for it.
 """
 
 from . import target
-from .groups import vectors
+from .groups import BLOCK, vectors
 from .inner import inner
 from .parts import load_part, store_part
 from .softmax import exp
 from .sums import dots, products
 from .tiles import add, load, store, tile_op, transpose, zeros
+from .transposed import copy_rows
 from .vector import fma, select
 
 
@@ -176,6 +177,26 @@ def _columns(m, columns, width, size):
         store(add(acc, load(acc, sums, row)), sums, row)
 
     return run
+
+
+def fetch_rows(size):
+    """A block of keys, or of values, and what has been added to their gradients, which is nothing if they are new.
+
+    copies: where both go, the elements between their rows, those of a row that hold anything.
+    """
+    copy, W = copy_rows(size), target.current().lanes(size)
+
+    @inner
+    def fetch(src, src_row, gradient, count, new, copies):
+        own, sums, row, D = copies
+        copy(src, src_row, count, D, own, row)
+        if new:
+            for i in range(0, BLOCK * row, W):
+                store(zeros(1, 1, size), sums + size * i, 0)
+        else:
+            copy(gradient, D, count, D, sums, row)
+
+    return fetch
 
 
 def write_rows(size):

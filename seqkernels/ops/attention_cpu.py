@@ -5,16 +5,18 @@ from functools import partial
 import torch
 
 from ..kernels import dropout
-from ..kernels.cpu import attention, groups, transposed
+from ..kernels.cpu import attention, attention_backward, groups, transposed
 from ..kernels.cpu.compile import kernel
 from . import threads
 from .decode_cpu import decode, remembered
 from .rows import dense_rows, place, scale_of, scratch
 
-__all__ = ["decode", "forward", "is_decode", "remembered", "with_lse"]
+__all__ = ["backward", "decode", "forward", "is_decode", "remembered", "with_lse"]
 
 FEW = 8  # queries: up to here `decode` is the faster one, measured at 64 to 8192 keys
 _OPERATIONS_A_TASK = 4e7  # three times what it costs to hand a task to another thread, some 75 microseconds
+_ITEMS = 16  # of a backward, at least, for as many threads, where chunks are long enough
+_CHUNK = 6 * groups.BLOCK  # keys, at least: so that packing the queries for each is a small part
 
 
 def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None):
@@ -55,10 +57,10 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
         return
     if B * N * T == 0 or (Dv == 0 and lse is None):
         return
-    inputs = Inputs(q, k, v, mask, dropout_p, seed)
+    inputs = _Inputs(q, k, v, mask, dropout_p, seed)
     size = q.element_size()
     entry = kernel("attention", size=size, dropout=bool(dropout_p))
-    tasks = tasks_for(B * N * T * S * (D + Dv) * (1 if causal else 2))
+    tasks = _tasks_for(B * N * T * S * (D + Dv) * (1 if causal else 2))
     together = groups.GROUPS
     while together > 1 and B * N * attention.items(size, T, together) < tasks:
         together //= 2
@@ -66,12 +68,47 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     tasks = min(tasks, items)
     arguments = (*inputs.places, out.data_ptr(), *inputs.sizes, int(causal), 0 if lse is None else lse.data_ptr())
     need = attention.workspace(size, D, Dv)
-    start = workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, together, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *arguments, *inputs.generator, *own) for own in rest])
 
 
-class Inputs:
+def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None):
+    """dq, dk, dv, contiguous, from the gradient dout (B, N, T, Dv) of out and from what `with_lse` took and returned,
+    out and lse contiguous."""
+    (B, N, T, D), (M, S, Dv) = q.shape, v.shape[1:]
+    seen = min(S, T) if causal else S
+    if 0 in (B, M, N, seen, T, Dv):
+        return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    dk[:, :, seen:], dv[:, :, seen:] = 0, 0
+    chunk = _chunk(seen, B * M)
+    chunks = -(-seen // chunk)
+    others = q.new_empty(chunks - 1, *q.shape)
+    inputs, dout, size = _Inputs(q, k, v, mask, dropout_p, seed), dense_rows(dout), q.element_size()
+    entry = kernel("attention_backward", size=size, dropout=bool(dropout_p))
+    items = B * M * chunks
+    tasks = min(items, _tasks_for(B * N * T * S * (3 * D + 2 * Dv) * (1 if causal else 2)))
+    results = (x.data_ptr() for x in (out, lse, dq, dk, dv, others))
+    arguments = (*inputs.places, *place(dout), *results, *inputs.sizes, int(causal), *inputs.generator, chunk)
+    layout = attention_backward.together(size, D, Dv), attention_backward.each(size, D, Dv)
+    need = attention_backward.workspace(size, D, Dv)
+    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    rest = [(start + i * need * size, i, tasks, items) for i in range(tasks)]
+    threads.run([partial(entry, *arguments, *layout, *own) for own in rest])
+    for i in range(1, chunks):
+        first = chunk * i if causal else 0  # the queries before it see none of the chunk
+        dq[:, :, first:] += others[i - 1, :, :, first:]
+    return dq, dk, dv
+
+
+def _chunk(seen, heads):
+    """How many keys are an item, by the sizes alone."""
+    chunks = max(1, min(-(-_ITEMS // heads), seen // _CHUNK))
+    return -(-seen // (chunks * groups.BLOCK)) * groups.BLOCK
+
+
+class _Inputs:
     """What the kernels are told of the tensors that they read; it keeps the copies of those that they cannot.
 
     places: of q, k, v and the mask, and the mask's kind; sizes: N, N / N_kv, T, S, D, Dv; generator: seed, threshold.
@@ -91,12 +128,12 @@ class Inputs:
         self.generator = (int(seed), dropout.threshold(dropout_p)) if dropout_p else (0, 0)
 
 
-def tasks_for(operations):
+def _tasks_for(operations):
     """How many tasks so many operations are worth."""
     return max(1, min(torch.get_num_threads(), int(operations / _OPERATIONS_A_TASK)))
 
 
-def workspaces(tasks, need, dtype, scale, dropout_p):
+def _workspaces(tasks, need, dtype, scale, dropout_p):
     """The address of scratch memory, `need` elements for each task; the first two hold what to scale and rescale by."""
     work, start = scratch(tasks * need, dtype)
     work[: tasks * need : need] = scale
