@@ -57,7 +57,10 @@ def reciprocal(total):
 
 @tile_op
 def log_sums(frame):
-    """(reference, total): the logarithm of the sum of a row's exponentials; -inf for a row that sees no key."""
+    """(reference, total): the logarithm of the sum of a row's exponentials; -inf for a row that sees no key.
+
+    NaN for a row with a score of infinity: so are all of its weights.
+    """
     subtracted, total = frame.integers
     for j in range(frame.n):
         offset = j * frame.width * frame.lanes.size

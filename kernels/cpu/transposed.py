@@ -99,23 +99,30 @@ def finish(n, size, divided=True):
 def scores(n, size):
     """Scores of `count` keys: p[key][query], and the highest of each query raised to theirs."""
     m = target.current().rows(n)
-    tile, single = _score_tile(m, n, size), _score_tile(1, n, size)
+    tile, pair, single = (_score_tile(rows, n, size) for rows in (m, 2, 1))
     row = n * target.current().lanes(size) * size
 
     @inner
     def run(k, k_row, count, D, qt, added, diagonal, p, highest):
-        for i in range(0, count - m + 1, m):
+        i = 0
+        while i < count:
             extra = added + row * i if added else 0
-            tile(k + size * k_row * i, k_row, D, qt, extra, diagonal + i, p + row * i, highest)
-        for i in range(count // m * m, count):
-            extra = added + row * i if added else 0
-            single(k + size * k_row * i, k_row, D, qt, extra, diagonal + i, p + row * i, highest)
+            keys, place = k + size * k_row * i, p + row * i
+            if i + m <= count:
+                tile(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                i += m
+            elif i + 2 <= count:
+                pair(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                i += 2
+            else:
+                single(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                i += 1
 
     return run
 
 
 def _score_tile(m, n, size):
-    width, products = n * target.current().lanes(size), dots(m, n, size)
+    width, products = n * target.current().lanes(size), dots(m, n, size, in_order=True)
 
     @tile_op
     def plain(frame):

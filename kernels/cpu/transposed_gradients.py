@@ -43,10 +43,10 @@ def pack_deltas(n, size):
     @tile_op
     def add_products(frame):
         dot, delta = frame.integers
-        total = frame.load(delta)
+        total = frame.constant(0.0)
         for i in range(frame.m):
             total = fma(frame.tile[i][0], frame.load(dot + i * n * W * size), total)
-        frame.store(total, delta)
+        frame.store(frame.load(delta) + total, delta)
 
     @inner
     def pack(out, count, Dv, dot, deltas):
@@ -60,9 +60,12 @@ def pack_deltas(n, size):
 
 
 def weights(n, size):
-    """Weights of `count` keys, in whole tiles: p = e^(scores - normalizer), 0 where a key is hidden."""
+    """Weights of `count` keys, in whole tiles: p = e^(scores - normalizer), 0 where a key is hidden.
+
+    The scores are to the bit those of the forward, whose rounding lse has seen.
+    """
     m = rows()
-    width, score = n * target.current().lanes(size), dots(m, n, size)
+    width, score = n * target.current().lanes(size), dots(m, n, size, in_order=True)
     plain, causal = _weights_op(m, n, size, False), _weights_op(m, n, size, True)
 
     @inner
