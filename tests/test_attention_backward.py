@@ -1,4 +1,4 @@
-"""Attention's gradients on the CPU against float64: shapes, masks, strides, extremes, dropout, threads, AVX2."""
+"""Attention's gradients on the CPU against float64: shapes, masks, strides, extremes, threads, AVX2."""
 
 import math
 import os
@@ -7,12 +7,10 @@ import sys
 
 import pytest
 import torch
-from agreement import error
 from attention_cases import FLOATS, SIZES, assert_right, exact, inputs
 from seqkernels.kernels.cpu import target
 from test_attention import AVX2, LENGTHS, MASKS
 
-from seqkernels import functional
 from seqkernels import reference as oracle
 from seqkernels.ops import attention_cpu, rows
 
@@ -164,41 +162,6 @@ def test_queries_of_the_past_know_nothing_of_later_blocks():
         assert torch.equal(a[:, :, :192], b[:, :, :192]) and a[:, :, 300:].isnan().all()
 
 
-@EACH
-@pytest.mark.parametrize("p", (0.1, 0.5, 1.0))
-@pytest.mark.parametrize("T, S, causal", ((1, 50, False), (33, 50, True), (70, 203, True), (40, 300, False)))
-def test_dropout_is_the_references(T, S, causal, p, dtype):
-    """Against the formulas with the dropped weights written out in plain torch operators."""
-    q, k, v = inputs(2, 4, T, S, 16, 8, 2, dtype)
-    dout, mask = torch.randn(2, 4, T, 8, dtype=dtype), torch.rand(T, S) < 0.8
-    seed = torch.tensor([-(1 << 62) - 7])
-    out, lse, *gradients = by_kernels(q, k, v, dout, mask, causal, None, p, seed)
-
-    def exactly(*tensors):
-        q, k, v, dout = tensors
-        dropped = oracle.scaled_dot_product_attention(q, k, v, mask, p, causal, enable_gqa=True, seed=seed)
-        return dropped, *oracle.attention_gradients(dout, q, k, v, mask, causal, None, p, seed)[:3]
-
-    rounded, exact = exactly(q, k, v, dout), exactly(*(x.double() for x in (q, k, v, dout)))
-    for name, ours, plain, wanted in zip(("out", "dq", "dk", "dv"), (out, *gradients), rounded, exact, strict=True):
-        allowed = 1e-12 if dtype == torch.float64 else max(2 * error(plain, wanted), 8 * torch.finfo(dtype).eps)
-        assert error(ours, wanted) <= allowed, name
-    assert torch.equal(lse, by_kernels(q, k, v, dout, mask, causal)[1])
-    if p == 1:
-        assert not any(x.any() for x in (out, *gradients))
-
-
-@pytest.mark.parametrize("seed", (0, -1, (1 << 63) - 1, -(1 << 63), 0xFFFFFFFF, 1 << 32))
-@EACH
-def test_the_kernels_drop_what_the_reference_drops(seed, dtype):
-    """All weights are alike, so that an output tells which of them are kept: values that are one at one key each."""
-    T, S, seed = 70, 203, torch.tensor([seed])
-    q, k, v = torch.zeros(2, 3, T, 4, dtype=dtype), torch.zeros(2, 3, S, 4, dtype=dtype), torch.eye(S, dtype=dtype)
-    out = attention_cpu.forward(q, k, v.expand(2, 3, S, S), None, False, None, 0.4, seed)
-    wanted = oracle.dropout.multiplier(0.4, seed, (2, 3, T, S), dtype) / S
-    torch.testing.assert_close(out, wanted)
-
-
 def test_scratch_memory_is_written_before_it_is_read():
     (q, k, v), dout = inputs(2, 2, 37, 141, 19, 23), torch.randn(2, 2, 37, 23)
     for given in ((torch.randn(37, 141), True), (None, False, None, 0.3, torch.tensor([3]))):
@@ -222,55 +185,11 @@ def test_the_bits_do_not_depend_on_the_threads(B, N, heads, T, p, causal):
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("p", (0.0, 0.5))
-@pytest.mark.parametrize("T", (1, 4, 40))
-def test_a_training_call_runs_on_the_kernels(T, p, monkeypatch):
-    """By the short path, to the same gradients as through the operator; few queries are not decoded."""
-    given = [x.requires_grad_() for x in inputs(2, 4, T, 50, 8, 5, 2, torch.float64)]
-    monkeypatch.setattr(attention_cpu, "decode", None)
-    torch.manual_seed(3)
-    out = functional.scaled_dot_product_attention(*given, dropout_p=p, enable_gqa=True, impl="kernel")
-    torch.manual_seed(3)
-    seed = oracle.dropout.draw_seed("cpu")
-    operator = torch.ops.seqkernels.attention(*given, None, False, None, p, seed if p else None)[0]
-    assert torch.equal(out, operator) and "_Recorded" in out.grad_fn.name()
-    dout = torch.randn_like(out)
-    gradients = torch.autograd.grad(out, given, dout)
-    for a, b in zip(gradients, torch.autograd.grad(operator, given, dout), strict=True):
-        assert torch.equal(a, b)
-    wanted = oracle.scaled_dot_product_attention(*given, None, p, enable_gqa=True, seed=seed)
-    torch.testing.assert_close(gradients, torch.autograd.grad(wanted, given, dout))
-
-
-def test_second_gradients_of_the_short_path():
-    given = [x.requires_grad_() for x in inputs(1, 2, 3, 4, 2, 3, 1, torch.float64)]
-
-    def function(*given):
-        return functional.scaled_dot_product_attention(*given, is_causal=True, enable_gqa=True, impl="kernel")
-
-    torch.autograd.gradcheck(function, given)
-    torch.autograd.gradgradcheck(function, given)
-
-
-def test_gradients_of_some_inputs_and_of_none():
-    q, k, v = inputs(1, 2, 5, 6, 8)
-    for chosen in ((q,), (k,), (v,), (q, v)):
-        for x in chosen:
-            x.requires_grad_()
-        out = functional.scaled_dot_product_attention(q, k, v, impl="kernel")
-        gradients = torch.autograd.grad(out.sum(), chosen)
-        plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        torch.testing.assert_close(gradients, torch.autograd.grad(plain.sum(), chosen))
-        for x in chosen:
-            x.requires_grad_(False)
-    assert not functional.scaled_dot_product_attention(q, k, v, impl="kernel").requires_grad
-
-
 @pytest.mark.skipif(target.current().name == "AVX2", reason="all tests run on AVX2 here")
 def test_avx2_gives_the_same_answers():
     chosen = "grouped_heads or any_strides or no_key or long or scratch or dropout or drops"
-    options = ["-q", "-p", "no:cacheprovider", "-k", f"({chosen}) and not avx2"]
-    command = [sys.executable, "-m", "pytest", *options, __file__]
+    files = [__file__, os.path.join(os.path.dirname(__file__), "test_attention_training.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", f"({chosen}) and not avx2"]
     done = subprocess.run(command, env={**os.environ, **AVX2}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "AVX2, 8 float32 lanes" in done.stdout
