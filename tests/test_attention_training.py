@@ -76,6 +76,17 @@ def test_second_gradients_of_the_short_path():
     torch.autograd.gradgradcheck(function, given)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_batched_gradients_of_the_short_path():
+    given = [x.requires_grad_() for x in inputs(1, 2, 5, 6, 8)]
+    out = functional.scaled_dot_product_attention(*given, impl="kernel")
+    douts = torch.randn(3, *out.shape)
+    together = torch.autograd.grad(out, given, douts, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(out, given, dout, retain_graph=True) for dout in douts]
+    for a, b in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(a, torch.stack(b))
+
+
 def test_gradients_of_some_inputs_and_of_none():
     q, k, v = inputs(1, 2, 5, 6, 8)
     for chosen in ((q,), (k,), (v,), (q, v)):

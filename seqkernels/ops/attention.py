@@ -41,7 +41,7 @@ def run(query, key, value, mask, causal, scale, dropout_p=0.0):
     """What the operator's kernels make of arguments that they serve; the operator itself is what compilers see."""
     seed = dropout.draw_seed(query.device) if dropout_p else None
     given = query, key, value, mask, causal, scale, dropout_p, seed
-    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given[:4])
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     if plain(query, key, value, mask):
         _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", mask))
         return attention_gradient.recorded(*given) if save else direct(*given)

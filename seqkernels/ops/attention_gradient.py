@@ -65,8 +65,9 @@ class _Recorded(torch.autograd.Function):
         if dout is None:
             return (None,) * 8
         query, key, value, mask, seed, out, lse = ctx.saved_tensors
-        # With create_graph the gradient is recorded in its turn: the operator knows how.
-        run = torch.ops.seqkernels.attention_backward if torch.is_grad_enabled() else _kernel
+        # With create_graph the gradient is recorded in its turn, and gradients may be batched: the operator knows how.
+        alone = not torch.is_grad_enabled() and _check.bare_thread() and _check.plain(query.dtype, dout)
+        run = _kernel if alone else torch.ops.seqkernels.attention_backward
         return *run(dout, query, key, value, mask, out, lse, *ctx.options, seed), None, None, None, None, None
 
 
