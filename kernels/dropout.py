@@ -6,6 +6,7 @@ numbers of 16 bits, of each word the low half first. A weight is kept where its 
 """
 
 ROUNDS = 7
+MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # of Philox4x32
 LEVELS = 1 << 16
 
 

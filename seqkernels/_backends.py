@@ -18,10 +18,10 @@ DTYPES = {
 }
 OLDEST = 8, 0  # compute capability of NVIDIA GPUs
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# What the kernels of a backend take beyond a plain scan, and attention without a gradient.
+# What the kernels of a backend take beyond a plain scan.
 OPTIONS = {
     "cpu": ("lengths", "reset", "batch_sizes", "return_states"),
-    "gpu": ("lengths", "reset", "return_states", "attention backward", "attention dropout"),
+    "gpu": ("lengths", "reset", "return_states"),
 }
 
 chosen = os.environ.get("SEQKERNELS_IMPL") or "auto"

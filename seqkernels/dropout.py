@@ -4,9 +4,8 @@ import math
 
 import torch
 
-from seqkernels.kernels.dropout import ROUNDS, rescale, threshold
+from seqkernels.kernels.dropout import MULTIPLIERS, ROUNDS, WEYL, rescale, threshold
 
-_MULTIPLIERS, _WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)  # Philox4x32's; Salmon et al., 2011
 _WORD = 0xFFFFFFFF
 
 
@@ -29,7 +28,7 @@ def philox(counter, low, high, rounds=ROUNDS):
     """The four words of Philox4x32 of a counter of four words under a key of two, all of them int64 tensors."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     for _ in range(rounds):
-        a, b = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2  # 64 bits, which wrap as they should
+        a, b = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2  # 64 bits, which wrap as they should
         c0, c1, c2, c3 = b >> 32 & _WORD ^ c1 ^ low, b & _WORD, a >> 32 & _WORD ^ c3 ^ high, a & _WORD
-        low, high = low + _WEYL[0] & _WORD, high + _WEYL[1] & _WORD
+        low, high = low + WEYL[0] & _WORD, high + WEYL[1] & _WORD
     return c0, c1, c2, c3

@@ -159,7 +159,7 @@ def attention_reasons(query, key, value, attn_mask=None, dropout_p=0.0, is_causa
     given = [t for t in (query, key, value, attn_mask) if t is not None]
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in given)
     head_size = max(t.shape[-1] if t.dim() else 1 for t in (query, value))
-    reason = _attention.kernel_reason(query.device, head_size, dropout_p, needs_gradient, attn_mask)
+    reason = _attention.kernel_reason(query.device, head_size, needs_gradient, attn_mask)
     reasons += [] if reason is None else [reason]
     if not 0 <= dropout_p <= 1:
         reasons.append("dropout_p is refused by torch")
@@ -204,9 +204,8 @@ def scaled_dot_product_attention(
         query: (B, N, T, D) or (N, T, D); key (B, M, S, D); value (B, M, S, E); N = M, or with enable_gqa a multiple
         of M.
         attn_mask: bool (true: may be attended) or query's dtype (added), broadcastable to (B, N, T, S).
-        dropout_p, is_causal, scale: as torch's. A query that may attend to no key gets zero. Where kernels (on a GPU)
-        or the reference drop weights, a seed from torch's generator says which (`seqkernels.dropout`), the same for
-        both.
+        dropout_p, is_causal, scale: as torch's. A query that may attend to no key gets zero. Where kernels or the
+        reference drop weights, a seed from torch's generator says which (`seqkernels.dropout`), the same for both.
 
     Returns (B, N, T, E). "auto" and no kernel: torch's own function, with its errors. Raises NotImplementedError for
     impl="kernel" where no kernel serves the call.

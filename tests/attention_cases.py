@@ -3,6 +3,7 @@
 import math
 
 import torch
+from agreement import error
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
 FLOATS = (torch.float32, torch.float64)
@@ -49,3 +50,51 @@ def check(function, q, k, v, mask=None, causal=False, scale=None):
 def inputs(B, N, T, S, D, Dv=None, heads=None, dtype=torch.float32, size=1.0):
     shapes = (B, N, T, D), (B, heads or N, S, D), (B, heads or N, S, D if Dv is None else Dv)
     return [size * torch.randn(shape, dtype=dtype) for shape in shapes]
+
+
+def exact(q, k, v, mask=None, causal=False, scale=None, dout=None):
+    """out, lse and, of dout, dq, dk, dv in float64; nothing flows back through a query that sees no key."""
+    leaves = [x.detach().double().clone().requires_grad_() for x in (q, k, v)]
+    total = added(mask, causal, q.shape[2], k.shape[2])
+    unseen = (total == -math.inf).all(-1, keepdim=True)
+    out = torch.where(unseen, 0.0, reference(*leaves, total.masked_fill(unseen, 0.0), scale=scale))
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    keys = k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
+    lse = (q.double() @ keys.mT * scale + total).logsumexp(3)
+    return out.detach(), lse, *(() if dout is None else torch.autograd.grad(out, leaves, dout.double()))
+
+
+def by_torch(q, k, v, mask=None, causal=False, scale=None, dout=None):
+    """out, None and, of dout, dq, dk, dv as torch has them, in the inputs' dtype."""
+    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    if causal or mask is not None:
+        mask = added(mask, causal, q.shape[2], k.shape[2]).to(q.dtype)
+    out = torch_attention(*leaves, mask, scale=scale, enable_gqa=True)
+    return out.detach(), None, *(() if dout is None else torch.autograd.grad(out, leaves, dout))
+
+
+def assert_right(ours, q, k, v, mask=None, causal=False, scale=None, dout=None):
+    """out, lse and, of dout, dq, dk, dv: errors are at most twice torch's own, or a few eps, of the largest value.
+
+    4 eps of the dtype for out and lse. 8 for gradients: dS is a difference whose terms may be larger than itself, and
+    torch's own error varies from one small tensor to another by more than twice. 1e-12 for float64.
+    """
+    arguments = q, k, v, mask, causal, scale, dout
+    theirs, right = by_torch(*arguments), exact(*arguments)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    names = ("out", "lse", "dq", "dk", "dv")[: len(right)]
+    for name, value, torchs, wanted in zip(names, ours, theirs, right, strict=True):
+        assert value.is_contiguous() and value.dtype == (dtype if name == "lse" else q.dtype), name
+        if name == "lse":
+            unseen = wanted == -math.inf
+            assert torch.equal(value == -math.inf, unseen)
+            value, wanted = value.masked_fill(unseen, 0.0), wanted.masked_fill(unseen, 0.0)
+        allowed = (4 if name in ("out", "lse") else 8) * torch.finfo(value.dtype).eps
+        if torchs is not None and torchs.isfinite().all():
+            allowed = max(allowed, 2 * error(torchs, wanted))
+        if value.dtype == torch.float64:
+            allowed = 1e-12
+        got = error(value, wanted)
+        if name == "lse":  # whose error is a relative one of all weights
+            got *= min(1.0, wanted.abs().max().item() or 1.0)
+        assert got <= allowed, f"{name} of q {tuple(q.shape)}, v {tuple(v.shape)}: {got:.2e}, allowed {allowed:.2e}"

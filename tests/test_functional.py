@@ -122,8 +122,9 @@ def test_attention_that_goes_to_torch():
     q = torch.randn(2, 2, 5, 8)
     served = functional.attention_reasons
     assert not served(q, q, q)
-    assert "gradient" in served(q.clone().requires_grad_(), q, q)[0]
-    assert "dropout" in served(q, q, q, dropout_p=0.5)[0]
+    assert not served(q.clone().requires_grad_(), q, q, dropout_p=0.5)
+    assert "gradient" in served(q, q, q, torch.zeros(5, 5, requires_grad=True))[0]
+    assert "dropout" in served(q, q, q, dropout_p=1.5)[0]
     assert "float16" in served(q.half(), q, q)[0]
     assert "broadcast" in served(q, q[:1], q[:1])[0]
     assert "refuses" in served(q, q, q, torch.ones(5, 5).bool(), is_causal=True)[0]
@@ -141,8 +142,8 @@ def test_attention_that_goes_to_torch():
             functional.scaled_dot_product_attention(*bad, impl="kernel")
     with pytest.raises(RuntimeError, match="key and value to have the same length, got 5 and 3"):
         functional.scaled_dot_product_attention(q, q, q[:, :, :3])
-    wanted = q.clone().requires_grad_()
-    functional.scaled_dot_product_attention(wanted, q, q).sum().backward()
+    wanted = torch.zeros(5, 5, requires_grad=True)
+    functional.scaled_dot_product_attention(q, q, q, wanted).sum().backward()
     assert wanted.grad is not None
 
 

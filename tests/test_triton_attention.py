@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from agreement import error
-from attention_cases import inputs
+from attention_cases import assert_right, by_torch, exact, inputs
 from device import INTERPRETED
 from seqkernels.kernels.gpu.attention_configs import Config, config_for
-from triton_attention_cases import DTYPES, SMALL, TALL, WIDE, assert_right, by_torch, by_triton, exact
+from triton_attention_cases import DTYPES, SMALL, TALL, WIDE, by_triton
 
 from seqkernels import reference as oracle
 

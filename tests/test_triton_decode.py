@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from attention_cases import inputs
+from attention_cases import assert_right, by_torch, inputs
 from cooperative import cooperative
 from device import DEVICE, INTERPRETED
 from seqkernels.kernels.gpu.attention_configs import Config
 from seqkernels.kernels.gpu.decode_plan import FEWEST_KEYS, MOST_ROWS, Plan, is_decode, plan_for
-from triton_attention_cases import DTYPES, assert_right, by_torch
+from triton_attention_cases import DTYPES
 
 from seqkernels.ops import attention_gpu, decode_gpu
 from seqkernels.ops.launch_gpu import operands

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from attention_cases import inputs
+from attention_cases import assert_right, inputs
 from device import there
 from seqkernels.kernels.gpu.descriptors import describable
 from triton.tools.tensor_descriptor import TensorDescriptor
-from triton_attention_cases import TALL, WIDE, assert_right, by_triton
+from triton_attention_cases import TALL, WIDE, by_triton
 
 from seqkernels.ops.launch_gpu import capability, operand
 

@@ -7,23 +7,17 @@ in a copy whose rows do not compete for the same places of the first; one group 
 computed on its own: its bits do not depend on who computes it, nor on which groups go together.
 
 Operations: 2 T S (D + Dv), half of it for a causal square. Bytes from outside the caches: K and V once every `groups`.
+With dropout, a call of the generator for every eight weights, and a multiplier for each, written once and read once.
 """
 
 from . import target
+from .groups import BLOCK, GROUPS, every_group, row, vectors, whole
 from .inner import inner
-from .parts import flush_denormals, never_inline, restore_denormals
-from .softmax import advance, exponentials, reset
+from .parts import flush_denormals, never_inline, restore_denormals, store_part
+from .philox import multipliers
+from .softmax import advance, exponentials, log_sums, reset
 from .tiles import zeros
-from .transposed import (
-    BOOLS,
-    NO_MASK,
-    add_values,
-    copy_rows,
-    finish,
-    pack_mask,
-    pack_queries,
-    scores,
-)
+from .transposed import BOOLS, NO_MASK, add_values, copy_rows, finish, pack_mask, pack_queries, scores
 
 ARGUMENTS = (
     # (B, N, T, D): address, strides in elements; the last stride is 1, here and below
@@ -33,17 +27,12 @@ ARGUMENTS = (
     *("mask", "mask_batch", "mask_head", "mask_row"),  # (B, N, T, S), any stride but the last may be 0
     "mask_kind",  # NO_MASK; BOOLS: bytes, 0 hides a key; FLOATS: added to the scores
     *("out", "N", "group", "T", "S", "D", "Dv", "causal"),  # (B, N, T, Dv) contiguous
-    "work",  # `workspace(size, D, Dv)` elements, the first of which holds the scale
+    "lse",  # (B, N, T) contiguous, the logarithms of the sums of exponentials; 0: they are not wanted
+    *("seed", "threshold"),  # of dropout (kernels/dropout.py)
+    "work",  # `workspace(size, D, Dv)` elements: the first holds the scale, the second what dropout rescales by
     "groups",  # of queries that go together, up to GROUPS
     *("first", "last", "step"),  # which items to compute, of `items(size, T, groups)` for each head
 )
-BLOCK = 96  # keys
-GROUPS = 8
-
-
-def vectors():
-    """Vectors of queries in a group: the tile of scores fills the registers."""
-    return 4 if target.current().registers >= 32 else 3
 
 
 def items(size, T, groups):
@@ -54,32 +43,24 @@ def items(size, T, groups):
 def workspace(size, D, Dv):
     """Elements of scratch memory that one caller needs."""
     W, n = target.current().lanes(size), vectors()
-    return W + BLOCK * (2 * n * W + _row(D, W) + _row(Dv, W)) + GROUPS * n * W * (5 + _whole(D, W) + _whole(Dv, W))
+    return W + BLOCK * (3 * n * W + row(D, W) + row(Dv, W)) + GROUPS * n * W * (5 + whole(D, W) + whole(Dv, W))
 
 
-def _whole(count, W):
-    return -(-count // W) * W
-
-
-def _row(count, W):
-    """Elements between the rows of a copy: an odd number of vectors."""
-    return (-(-count // W) | 1) * W
-
-
-def build(size):
+def build(size, dropout):
     W, n = target.current().lanes(size), vectors()
     vector = W * size
-    begin, meet, end = (_every_group(make, size) for make in (_begin, _meet, _end))
-    copy, row_of, whole = copy_rows(size), inner(_row), inner(_whole)
+    begin, end = every_group(_begin, size), every_group(_end, size)
+    meet = every_group(lambda n, size: _meet(n, size, dropout), size)
+    copy, row_of, whole_of = copy_rows(size), inner(row), inner(whole)
 
     @inner
-    def item(queries, keys, values, hidden, out, t, count, work):
+    def item(queries, keys, values, hidden, dropped, out, t, count, work):
         """`count` vectors of queries of one head from position t."""
         (k, k_row, S, D), (v, v_row, Dv) = keys, values
-        k_copy = work + vector * (1 + 2 * n * BLOCK)
+        k_copy = work + vector * (1 + 3 * n * BLOCK)
         v_copy = k_copy + size * BLOCK * row_of(D, W)
         states = v_copy + size * BLOCK * row_of(Dv, W)
-        each = vector * (5 + whole(D, W) + whole(Dv, W))
+        each = vector * (5 + whole_of(D, W) + whole_of(Dv, W))
         begin(states, each, t, count, (queries, work, D))
         last = min(S, t + count * W) if hidden[3] else S
         for start in range(0, last, BLOCK):
@@ -88,13 +69,15 @@ def build(size):
                 copy(k + size * k_row * start, k_row, min(BLOCK, last - start), D, k_copy, row_of(D, W))
                 copy(v + size * v_row * start, v_row, min(BLOCK, last - start), Dv, v_copy, row_of(Dv, W))
                 block_k, block_v = (k_copy, row_of(D, W)), (v_copy, row_of(Dv, W))
-            meet(states, each, t, count, (block_k, block_v, start, S, D, Dv, hidden, queries[2], work + vector))
-        end(states, each, t, count, (queries[2], D, Dv, out))
+            arguments = (block_k, block_v, start, S, D, Dv, hidden, dropped, queries[2], work + vector)
+            meet(states, each, t, count, arguments)
+        end(states, each, t, count, (queries[2], D, Dv, *out))
 
     @inner
-    def compute(q, k, v, mask, mask_kind, out, N, group, T, S, D, Dv, causal, work, groups, first, last, step):
+    def compute(q, k, v, mask, sizes, results, generator, work, groups, first, last, step):
         """Items first, first + step, ... of all heads; q, k, v, mask: (address, batch, head and row strides)."""
         never_inline()
+        mask_kind, N, group, T, S, D, Dv, causal = sizes
         mask_size = 1 if mask_kind == BOOLS else size
         count, together = -(-T // W), groups * n
         items_a_head = -(-count // together)
@@ -105,37 +88,20 @@ def build(size):
             keys = (k[0] + size * (k[1] * b + k[2] * (h // group)), k[3], S, D)
             values = (v[0] + size * (v[1] * b + v[2] * (h // group)), v[3], Dv)
             hidden = (mask[0] + mask_size * (mask[1] * b + mask[2] * h), mask[3], mask_kind, causal)
-            item(queries, keys, values, hidden, out + size * Dv * T * head, at * W, min(together, count - at), work)
+            dropped = (*generator, work + size, head)
+            out = (results[0] + size * Dv * T * head, results[1] + size * T * head if results[1] else 0)
+            item(queries, keys, values, hidden, dropped, out, at * W, min(together, count - at), work)
 
     @inner
     def run(
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, mask, mask_batch, mask_head,
-        mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, work, groups, first, last, step,
+        mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, lse, seed, threshold, work, groups, first, last, step,
     ):  # fmt: skip
         mode = flush_denormals()
         q, k, v = (q, q_batch, q_head, q_row), (k, k_batch, k_head, k_row), (v, v_batch, v_head, v_row)
-        mask = (mask, mask_batch, mask_head, mask_row)
-        compute(q, k, v, mask, mask_kind, out, N, group, T, S, D, Dv, causal, work, groups, first, last, step)
+        mask, sizes = (mask, mask_batch, mask_head, mask_row), (mask_kind, N, group, T, S, D, Dv, causal)
+        compute(q, k, v, mask, sizes, (out, lse), (seed, threshold), work, groups, first, last, step)
         restore_denormals(mode)
-
-    return run
-
-
-def _every_group(make, size):
-    """A function that calls make(vectors, size)'s (state, t, arguments) for whole groups, then for single vectors."""
-    W, n = target.current().lanes(size), vectors()
-    wide, narrow = make(n, size), make(1, size)
-
-    @inner
-    def run(states, each, t, count, arguments):
-        i = 0
-        while i < count:
-            if i + n <= count:
-                wide(states + each * i, t + W * i, arguments)
-                i += n
-            else:
-                narrow(states + each * i, t + W * i, arguments)
-                i += 1
 
     return run
 
@@ -144,12 +110,12 @@ def _parts(n, size):
     """The parts of a group's state: (highest, before, reference, total, alpha), Q^T and O^T."""
     W = target.current().lanes(size)
     row = n * W * size
-    whole = inner(_whole)
+    whole_of = inner(whole)
 
     @inner
     def parts(state, D):
         qt = state + 5 * row
-        return (state, state + row, state + 2 * row, state + 3 * row, state + 4 * row), qt, qt + whole(D, W) * row
+        return (state, state + row, state + 2 * row, state + 3 * row, state + 4 * row), qt, qt + whole_of(D, W) * row
 
     return parts
 
@@ -167,27 +133,29 @@ def _begin(n, size):
     return begin
 
 
-def _meet(n, size):
+def _meet(n, size, dropout):
     """A block of keys and the group from position t."""
     width = n * target.current().lanes(size)
-    add_mask, parts = pack_mask(n, size), _parts(n, size)
-    score, exponentiate, add_up = scores(n, size), exponentials(n, size), add_values(n, size)
+    add_mask, parts, draw = pack_mask(n, size), _parts(n, size), multipliers(n, size)
+    score, exponentiate, add_up = scores(n, size), exponentials(n, size, dropout), add_values(n, size)
 
     @inner
     def meet(state, t, arguments):
-        (k, k_row), (v, v_row), start, S, D, Dv, (mask, mask_row, mask_kind, causal), T, p = arguments
+        (k, k_row), (v, v_row), start, S, D, Dv, (mask, mask_row, mask_kind, causal), dropped, T, p = arguments
         count = min(BLOCK, (min(S, t + width) if causal else S) - start)
         if count <= 0:
             return
         softmax, qt, ot = parts(state, D)
-        added = 0
+        added, kept = 0, p + 2 * size * width * BLOCK
         if mask_kind != NO_MASK:
             added = p + size * width * BLOCK
             at = mask + (1 if mask_kind == BOOLS else size) * mask_row * t
             add_mask(at, mask_row, mask_kind, T - t, start, count, added)
         score(k, k_row, count, D, qt, added, start - t if causal else -2 * BLOCK, p, softmax[0])
         advance(zeros(1, n, size), softmax)
-        exponentiate(p, count, softmax)
+        if dropout:
+            draw(dropped, t, start, count, kept)
+        exponentiate(p, count, softmax, kept)
         add_up(v, v_row, count, Dv, p, ot, softmax[4], start == 0)
 
     return meet
@@ -198,8 +166,10 @@ def _end(n, size):
 
     @inner
     def end(state, t, arguments):
-        T, D, Dv, out = arguments
+        T, D, Dv, out, lse = arguments
         softmax, _, ot = parts(state, D)
         write(ot, softmax[3], T - t, Dv, out + size * Dv * t)
+        if lse:
+            store_part(log_sums(zeros(1, n, size), (softmax[2], softmax[3])), (lse + size * t, 0, 1, T - t))
 
     return end

@@ -2,10 +2,10 @@
 
 A kernel module has `ARGUMENTS`, the names of its integer arguments, and `build(**parameters)`, which returns a jitted
 function of them, of an integer or of nothing. `kernel(name, **parameters)` compiles one specialisation behind an entry
-point in a small generated file of its own, in a directory keyed by a hash of the cells and every source beside this
-one, the versions and the target. So Numba's on-disk cache holds: an edit of any of them changes the directory, no two
-specialisations share a file (Numba would serve one's code for the other), no cached function closes over another (Numba
-would never find it again), and no two compilations share a symbol (inner.py).
+point in a small generated file of its own, in a directory keyed by a hash of the cells, dropout's constants, every
+source beside this one, the versions and the target. So Numba's on-disk cache holds: an edit of any of them changes the
+directory, no two specialisations share a file (Numba would serve one's code for the other), no cached function closes
+over another (Numba would never find it again), and no two compilations share a symbol (inner.py).
 
 The directory is SEQKERNELS_CACHE_DIR, or `seqkernels` in the user's cache directory, or one in the temporary directory
 where the former cannot be written.
@@ -71,7 +71,7 @@ def specialisations():
 
 def _hash_of_sources():
     digest = hashlib.sha256()
-    for path in (_SOURCES / "cells.py", *sorted((_SOURCES / "cpu").rglob("*.py"))):
+    for path in (_SOURCES / "cells.py", _SOURCES / "dropout.py", *sorted((_SOURCES / "cpu").rglob("*.py"))):
         digest.update(str(path.relative_to(_SOURCES)).encode() + path.read_bytes())
     return digest.hexdigest()
 

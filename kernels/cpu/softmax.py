@@ -30,6 +30,21 @@ def exp(x):
     return value * scale
 
 
+def log(x):
+    """ln x for x >= 1, NaN for NaN: three of Halley's steps for e^y = x, from the bits read as a logarithm.
+
+    The error is that of `exp`, an ulp or two of 1; each step leaves a twelfth of its error's cube.
+    """
+    form, lanes, builder = FLOAT64 if x.lanes.size == 8 else FLOAT32, x.lanes, x.builder
+    one = lanes.constant_int(form.bias << form.mantissa)
+    bits = x.new(builder.sitofp(builder.sub(x.bits(), one), lanes.floats))
+    y = bits * (1 / (LOG2_E * 2.0**form.mantissa))
+    for _ in range(3):
+        ratio = x * exp(-y)
+        y = y + 2.0 * (ratio - 1.0) / (ratio + 1.0)
+    return y
+
+
 def reference(highest):
     """What to subtract from scores whose maximum is `highest`: 0 where every score was -inf."""
     return select(highest > _MINUS_INFINITY, highest, 0.0)
@@ -38,6 +53,19 @@ def reference(highest):
 def reciprocal(total):
     """1 / total; 0 for a total of 0, which is a row that sees no key; NaN for NaN."""
     return select(total > 0.0, 1.0 / total, total)
+
+
+@tile_op
+def log_sums(frame):
+    """(reference, total): the logarithm of the sum of a row's exponentials; -inf for a row that sees no key.
+
+    NaN for a row with a score of infinity: so are all of its weights.
+    """
+    subtracted, total = frame.integers
+    for j in range(frame.n):
+        offset = j * frame.width * frame.lanes.size
+        value = frame.load(total + offset)
+        frame.tile[0][j] = select(value <= 0.0, value.of(_MINUS_INFINITY), frame.load(subtracted + offset) + log(value))
 
 
 @tile_op
@@ -66,34 +94,36 @@ def advance(frame):
         frame.store(frame.load(total + offset) * factor, total + offset)
 
 
-def exponentials(n, size):
-    """p = e^(p - reference) in place; the sums are added to the total."""
+def exponentials(n, size, dropout):
+    """p = e^(p - reference) in place; the sums are added to the total, and then, with dropout, p is times `kept`."""
     row = n * target.current().lanes(size) * size
     together = 2 if n > 1 else 4
 
     def op(rows):
         def exponential(frame):
             """The tile holds the sums."""
-            p, subtracted = frame.integers
+            p, subtracted, kept = frame.integers
             vector = frame.width * frame.lanes.size
             for i in range(rows):
                 for j in range(n):
                     place = p + (i * n + j) * vector
                     value = exp(frame.load(place) - frame.load(subtracted + j * vector))
-                    frame.store(value, place)
                     frame.tile[0][j] = frame.tile[0][j] + value
+                    if dropout:
+                        value = value * frame.load(kept + (i * n + j) * vector)
+                    frame.store(value, place)
 
         return tile_op(exponential)
 
     several, single = op(together), op(1)
 
     @inner
-    def exponentials_(p, count, state):
+    def exponentials_(p, count, state, kept):
         sums = zeros(1, n, size)
         for i in range(0, count - together + 1, together):
-            sums = several(sums, (p + row * i, state[2]))
+            sums = several(sums, (p + row * i, state[2], kept + row * i))
         for i in range(count // together * together, count):
-            sums = single(sums, (p + row * i, state[2]))
+            sums = single(sums, (p + row * i, state[2], kept + row * i))
         store(add(sums, load(zeros(1, n, size), state[3], 0)), state[3], 0)
 
     return exponentials_

@@ -9,12 +9,11 @@ from . import target
 from .inner import inner
 from .parts import load_part, store_part
 from .softmax import reciprocal
-from .tiles import add, load, outer, store, tile_op, transpose, zeros
+from .sums import dots, products
+from .tiles import add, load, store, tile_op, transpose, zeros
 from .vector import I8, I32, Mask, call, fma, maximum, select
 
 NO_MASK, BOOLS, FLOATS = 0, 1, 2
-SUMMED = 64  # dimensions that are added up one after the other; the rounding of longer sums would show
-_FEW = 8  # accumulators that would wait for their own results
 
 
 def pack_queries(n, size):
@@ -73,8 +72,8 @@ def load_bools(frame):
         frame.tile[i][0] = select(hidden, frame.constant("-inf"), 0.0)
 
 
-def finish(n, size):
-    """Divide O^T by the total and write its transpose."""
+def finish(n, size, divided=True):
+    """Write the transpose of O^T[dimension][query] to rows of Dv elements; divided by the total, if it is to be."""
     W = target.current().lanes(size)
 
     @tile_op
@@ -89,56 +88,41 @@ def finish(n, size):
         for j in range(n):
             for d in range(0, Dv, W):
                 columns = load(zeros(W, 1, size), ot + size * W * (n * d + j), n * W)
-                rows = transpose(divide(columns, (total + size * W * j,)), ())
+                if divided:
+                    columns = divide(columns, (total + size * W * j,))
+                rows = transpose(columns, ())
                 store_part(rows, (out + size * (Dv * j * W + d), Dv, count - j * W, Dv - d))
 
     return write
 
 
-def _products(m, n, size):
-    """The sum over i < count of m numbers, `stride` apart from a + i step on, times row i of n vectors at b."""
-    row = n * target.current().lanes(size) * size
-
-    @inner
-    def one_chain(a, step, stride, b, count):
-        acc = zeros(m, n, size)
-        for i in range(count):
-            acc = outer(acc, a + size * step * i, stride, b + row * i)
-        return acc
-
-    @inner
-    def two_chains(a, step, stride, b, count):
-        even, odd = zeros(m, n, size), zeros(m, n, size)
-        for i in range(1, count, 2):
-            even = outer(even, a + size * step * (i - 1), stride, b + row * (i - 1))
-            odd = outer(odd, a + size * step * i, stride, b + row * i)
-        if count % 2:
-            even = outer(even, a + size * step * (count - 1), stride, b + row * (count - 1))
-        return add(even, odd)
-
-    return two_chains if m * n <= _FEW else one_chain
-
-
 def scores(n, size):
     """Scores of `count` keys: p[key][query], and the highest of each query raised to theirs."""
     m = target.current().rows(n)
-    tile, single = _score_tile(m, n, size), _score_tile(1, n, size)
+    tile, pair, single = (_score_tile(rows, n, size) for rows in (m, 2, 1))
     row = n * target.current().lanes(size) * size
 
     @inner
     def run(k, k_row, count, D, qt, added, diagonal, p, highest):
-        for i in range(0, count - m + 1, m):
+        i = 0
+        while i < count:
             extra = added + row * i if added else 0
-            tile(k + size * k_row * i, k_row, D, qt, extra, diagonal + i, p + row * i, highest)
-        for i in range(count // m * m, count):
-            extra = added + row * i if added else 0
-            single(k + size * k_row * i, k_row, D, qt, extra, diagonal + i, p + row * i, highest)
+            keys, place = k + size * k_row * i, p + row * i
+            if i + m <= count:
+                tile(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                i += m
+            elif i + 2 <= count:
+                pair(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                i += 2
+            else:
+                single(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                i += 1
 
     return run
 
 
 def _score_tile(m, n, size):
-    width, products = n * target.current().lanes(size), _products(m, n, size)
+    width, products = n * target.current().lanes(size), dots(m, n, size, in_order=True)
 
     @tile_op
     def plain(frame):
@@ -157,11 +141,7 @@ def _score_tile(m, n, size):
 
     @inner
     def tile(k, k_row, D, qt, added, diagonal, p, highest):
-        acc = products(k, 1, k_row, qt, min(D, SUMMED))
-        for d in range(SUMMED, D, SUMMED):
-            store(acc, p, width)
-            acc = products(k + size * d, 1, k_row, qt + size * width * d, min(D - d, SUMMED))
-            acc = add(acc, load(acc, p, width))
+        acc = products(k, k_row, qt, D, p)
         if added:
             acc = add(acc, load(zeros(m, n, size), added, width))
         if diagonal + m > 1:
@@ -204,7 +184,7 @@ def add_values(n, size):
 
 
 def _value_tile(m, n, size):
-    width, products = n * target.current().lanes(size), _products(m, n, size)
+    width, sums = n * target.current().lanes(size), products(m, n, size)
 
     @tile_op
     def rescale(frame):
@@ -217,7 +197,7 @@ def _value_tile(m, n, size):
 
     @inner
     def tile(v, v_row, count, p, ot, alpha, new):
-        acc = products(v, v_row, 1, p, count)
+        acc = sums(v, v_row, 1, p, width, count)
         if not new:
             acc = rescale(acc, (ot, alpha))
         store(acc, ot, width)

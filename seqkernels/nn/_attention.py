@@ -13,9 +13,9 @@ from ..ops import attention as _ops
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """torch.nn.MultiheadAttention on this package's kernels. Arguments, attributes and results are torch's.
 
-    Served: masks, key_padding_mask, is_causal, batch_first, unbatched input, kdim and vdim; on a GPU with gradients
-    and dropout, on a CPU without. Without either also need_weights=True, whose weights are computed apart from the
-    kernel, as a (B, N, T, S) matrix, averaged or per head.
+    Served: masks, key_padding_mask, is_causal, batch_first, unbatched input, kdim and vdim, gradients and dropout.
+    Without gradients and dropout also need_weights=True, whose weights are computed apart from the kernel, as a
+    (B, N, T, S) matrix, averaged or per head.
     Without weights a query that may attend to no key gets 0 before the output projection, in every mode. torch has 0
     there too, but NaN on the fast path of its eval mode (no gradient, batch_first, need_weights=False, a mask). With
     need_weights=True it is NaN, weights and output, as torch's.
@@ -92,7 +92,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         gradient = torch.is_grad_enabled() and any(t.requires_grad for t in named.values())
         if need_weights and (gradient or self._active_dropout):
             return "need_weights with a gradient or dropout: torch writes the weights out for both anyway"
-        reason = _ops.kernel_reason(query.device, self.head_dim, self._active_dropout, gradient)
+        reason = _ops.kernel_reason(query.device, self.head_dim, gradient)
         if reason is not None:
             return reason
         if is_causal and attn_mask is None:

@@ -1,4 +1,8 @@
-"""`seqkernels::attention`: exact attention as one operator. Its gradient is in `attention_gradient`."""
+"""`seqkernels::attention`: exact attention as one operator. Its gradient is in `attention_gradient`.
+
+lse (B, N, T), float32, or float64 with such inputs, is the logarithm of the sums of the scores' exponentials, which the
+gradient needs. Without save it is empty on a CPU, where few queries are decoded then; the gradient makes it anew.
+"""
 
 import torch
 
@@ -9,7 +13,7 @@ from .drivers import driver
 _LIB = torch.library.Library("seqkernels", "FRAGMENT")
 _LIB.define(
     "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, bool causal, float? scale,"
-    " float dropout_p=0.0, Tensor? seed=None) -> (Tensor out, Tensor lse)",
+    " float dropout_p=0.0, Tensor? seed=None, bool save=True) -> (Tensor out, Tensor lse)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -18,12 +22,12 @@ LARGEST_HEAD = 256  # of query or value, on a GPU: a program keeps a block of th
 _last_decode = None
 
 
-def direct(query, key, value, mask, causal, scale):
+def direct(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None):
     """The CPU's driver, past the dispatcher. The arguments are known to be right, plain, and need no gradient."""
     global _last_decode
     run = driver("attention", query.device)
-    out = run.forward(query, key, value, mask, causal, scale)
-    if out.numel() and key.shape[2] and run.is_decode(query.shape[2], key.shape[2], mask, causal):
+    out = run.forward(query, key, value, mask, causal, scale, dropout_p, seed)
+    if out.numel() and key.shape[2] and run.is_decode(query.shape[2], key.shape[2], mask, causal, dropout_p):
         _last_decode = run.remembered(query, key, value)
     return out
 
@@ -35,27 +39,24 @@ def again(query, key, value, scale, grouped):
 
 def run(query, key, value, mask, causal, scale, dropout_p=0.0):
     """What the operator's kernels make of arguments that they serve; the operator itself is what compilers see."""
+    seed = dropout.draw_seed(query.device) if dropout_p else None
+    given = query, key, value, mask, causal, scale, dropout_p, seed
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     if plain(query, key, value, mask):
         _check.stored(("query", query), ("key", key), ("value", value), ("attn_mask", mask))
-        return direct(query, key, value, mask, causal, scale)
-    seed = dropout.draw_seed(query.device) if dropout_p else None
-    return torch.ops.seqkernels.attention(query, key, value, mask, causal, scale, dropout_p, seed)[0]
+        return attention_gradient.recorded(*given) if save else direct(*given)
+    return torch.ops.seqkernels.attention(*given, save)[0]
 
 
 def plain(query, key, value, mask):
-    """Whether these are what `direct` takes."""
+    """Whether these are what `direct` and `attention_gradient.recorded` take."""
     if not (_check.plain_thread() and _check.plain(query.dtype, query, key, value)):
         return False
     return mask is None or _check.plain(mask.dtype, mask)
 
 
-def kernel_reason(device, head_size, dropout_p, needs_gradient, mask=None):
-    """Why no kernel takes heads of this size, dropout or gradients on this device, or None."""
-    served = _backends.OPTIONS[_backends.backend(device)]
-    if dropout_p and "attention dropout" not in served:
-        return "dropout_p is not zero"
-    if needs_gradient and "attention backward" not in served:
-        return "a gradient is needed: attention has no backward kernel yet"
+def kernel_reason(device, head_size, needs_gradient=False, mask=None):
+    """Why no kernel takes heads of this size, or the mask's gradient, on this device, or None."""
     if needs_gradient and mask is not None and mask.requires_grad:
         return "attn_mask needs a gradient"
     if _backends.backend(device) == "gpu" and head_size > LARGEST_HEAD:
@@ -96,24 +97,27 @@ def mask_fits(shape, full):
     return len(shape) <= len(full) and all(m in (1, f) for m, f in zip(shape[::-1], full[::-1]))
 
 
-def _forward_kernel(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None):
+def _forward_kernel(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None, save=True):
     check(query, key, value, mask, dropout_p, seed)
     named = ("query", query), ("key", key), ("value", value), ("attn_mask", mask)
     reasons = [_check.tensor_reason(name, x) for name, x in named[:3]]
-    reasons.append(kernel_reason(query.device, max(query.shape[3], value.shape[3]), dropout_p, False))
+    reasons.append(kernel_reason(query.device, max(query.shape[3], value.shape[3])))
     for reason in filter(None, reasons):
         raise NotImplementedError(reason)
     _check.stored(*named)
-    run = driver("attention", query.device).forward
-    if _backends.backend(query.device) == "cpu":
-        return run(query, key, value, mask, causal, scale), query.new_empty(0, dtype=torch.float32)
-    return run(query, key, value, mask, causal, scale, dropout_p, seed)
+    run, given = driver("attention", query.device), (query, key, value, mask, causal, scale, dropout_p, seed)
+    if _backends.backend(query.device) == "gpu":
+        return run.forward(*given)
+    if save:
+        return run.with_lse(*given)
+    return run.forward(*given), query.new_empty(0, dtype=attention_gradient.lse_dtype(query))
 
 
-def _forward_fake(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None):
+def _forward_fake(query, key, value, mask, causal, scale, dropout_p=0.0, seed=None, save=True):
     check(query, key, value, mask, dropout_p, seed)
-    rows = query.shape[:3] if _backends.backend(query.device) == "gpu" else (0,)
-    return query.new_empty((*query.shape[:3], value.shape[3])), query.new_empty(rows, dtype=torch.float32)
+    rows = query.shape[:3] if save or _backends.backend(query.device) == "gpu" else (0,)
+    lse = query.new_empty(rows, dtype=attention_gradient.lse_dtype(query))
+    return query.new_empty((*query.shape[:3], value.shape[3])), lse
 
 
 for _key in ("CPU", "CUDA"):

@@ -4,72 +4,152 @@ from functools import partial
 
 import torch
 
-from ..kernels.cpu import attention, transposed
+from ..kernels import dropout
+from ..kernels.cpu import attention, attention_backward, groups, transposed
 from ..kernels.cpu.compile import kernel
 from . import threads
 from .compiled import computed
 from .decode_cpu import decode, remembered
 from .rows import dense_rows, place, scale_of, scratch
 
-__all__ = ["decode", "forward", "is_decode", "remembered"]
+__all__ = ["backward", "decode", "forward", "is_decode", "remembered", "with_lse"]
 
 FEW = 8  # queries: up to here `decode` is the faster one, measured at 64 to 8192 keys
 _OPERATIONS_A_TASK = 4e7  # three times what it costs to hand a task to another thread, some 75 microseconds
+_ITEMS = 16  # of a backward, at least, for as many threads, where chunks are long enough
+_CHUNK = 6 * groups.BLOCK  # keys, at least: so that packing the queries for each is a small part
 
 
-def forward(q, k, v, mask=None, causal=False, scale=None):
+def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None):
     """softmax(scale q k^T + mask) v, exactly as torch's scaled_dot_product_attention has it.
 
     q (B, N, T, D), k (B, N_kv, S, D), v (B, N_kv, S, Dv), N a multiple of N_kv; mask None or broadcastable to
     (B, N, T, S), bool (False hides a key, as if -inf were added) or of q's dtype (added); causal hides key s from query
-    t < s; scale None is 1 / sqrt(D). Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32, float64.
+    t < s; scale None is 1 / sqrt(D); dropout_p the probability of a weight to be dropped, by the generator of
+    `kernels.dropout` under seed (1,), int64. Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32,
+    float64, and bfloat16, which is computed as float32: its bytes are few beside the operations.
     """
-    (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
-    if is_decode(T, S, mask, causal):
+    if is_decode(q.shape[2], k.shape[2], mask, causal, dropout_p):
         return decode(q, k, v, scale)
-    if q.dtype != computed(q.dtype):  # bytes that are few beside the operations
-        wide = (t.to(computed(q.dtype)) for t in (q, k, v))
-        mask = mask.to(computed(q.dtype)) if mask is not None and mask.dtype == q.dtype else mask
-        return forward(*wide, mask, causal, scale).to(q.dtype)
-    out, done = _output(q, Dv, S)
-    if done:
-        return out
-    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-    kind, mask_place = transposed.NO_MASK, (0, 0, 0, 0)
-    if mask is not None:
-        kind = transposed.BOOLS if mask.dtype == torch.bool else transposed.FLOATS
-        mask = _mask_rows(mask, (B, N, T, S))
-        mask_place = place(mask)
-    size = q.element_size()
-    entry = kernel("attention", size=size)
-    operations = B * N * T * S * (D + Dv) * (1 if causal else 2)
-    tasks = max(1, min(torch.get_num_threads(), int(operations / _OPERATIONS_A_TASK)))
-    groups = attention.GROUPS
-    while groups > 1 and B * N * attention.items(size, T, groups) < tasks:
-        groups //= 2
-    items = B * N * attention.items(size, T, groups)
-    tasks = min(tasks, items)
-    arguments = (*place(q), *place(k), *place(v), *mask_place, kind, out.data_ptr())
-    arguments = (*arguments, N, N // k.shape[1], T, S, D, Dv, int(causal))
-    need = attention.workspace(size, D, Dv)
-    work, start = scratch(tasks * need, q.dtype)
-    work[: tasks * need : need] = scale_of(scale, D)
-    calls = [(*arguments, start + i * need * size, groups, i, items, tasks) for i in range(tasks)]
-    threads.run([partial(entry, *call) for call in calls])
-    return out
+    dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    _run(q, k, v, mask, causal, scale, dropout_p, seed, out, None)
+    return out.to(dtype)
 
 
-def is_decode(T, S, mask, causal):
+def with_lse(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None):
+    """What `forward` returns, and lse (B, N, T), of what is computed in: the logarithms of the sums of the scores'
+    exponentials, before dropout; -inf for a row that sees no key."""
+    dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
+    out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3])
+    _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse)
+    return out.to(dtype), lse
+
+
+def _wide(*tensors):
+    """The tensors, None among them, in what is computed in; masks of bools as they are."""
+    return [t if t is None or t.dtype == torch.bool else t.to(computed(t.dtype)) for t in tensors]
+
+
+def is_decode(T, S, mask, causal, dropout_p):
     """Whether T queries over S keys are left to `decode`."""
-    return mask is None and T <= FEW and (S == 1 or not causal)
+    return mask is None and T <= FEW and (S == 1 or not causal) and not dropout_p
 
 
-def _output(q, Dv, S):
-    """The output (B, N, T, Dv), and whether that is all: it is empty, or zero for want of keys."""
-    out = q.new_empty(*q.shape[:3], Dv)
+def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
+    (B, N, T, D), (S, Dv) = q.shape, v.shape[2:]
     if S == 0:
         out.zero_()
-    return out, S == 0 or out.numel() == 0
+        if lse is not None:
+            lse.fill_(-torch.inf)
+        return
+    if B * N * T == 0 or (Dv == 0 and lse is None):
+        return
+    inputs = _Inputs(q, k, v, mask, dropout_p, seed)
+    size = q.element_size()
+    entry = kernel("attention", size=size, dropout=bool(dropout_p))
+    tasks = _tasks_for(B * N * T * S * (D + Dv) * (1 if causal else 2))
+    together = groups.GROUPS
+    while together > 1 and B * N * attention.items(size, T, together) < tasks:
+        together //= 2
+    items = B * N * attention.items(size, T, together)
+    tasks = min(tasks, items)
+    arguments = (*inputs.places, out.data_ptr(), *inputs.sizes, int(causal), 0 if lse is None else lse.data_ptr())
+    need = attention.workspace(size, D, Dv)
+    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    rest = [(start + i * need * size, together, i, items, tasks) for i in range(tasks)]
+    threads.run([partial(entry, *arguments, *inputs.generator, *own) for own in rest])
+
+
+def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None):
+    """dq, dk, dv, contiguous, from the gradient dout (B, N, T, Dv) of out and from what `with_lse` took and returned,
+    out and lse contiguous."""
+    if q.dtype != computed(q.dtype):
+        wide = backward(*_wide(dout, q, k, v, mask, out), lse, causal, scale, dropout_p, seed)
+        return tuple(gradient.to(q.dtype) for gradient in wide)
+    (B, N, T, D), (M, S, Dv) = q.shape, v.shape[1:]
+    seen = min(S, T) if causal else S
+    if 0 in (B, M, N, seen, T, Dv):
+        return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    dk[:, :, seen:], dv[:, :, seen:] = 0, 0
+    chunk = _chunk(seen, B * M)
+    chunks = -(-seen // chunk)
+    others = q.new_empty(chunks - 1, *q.shape)
+    inputs, dout, size = _Inputs(q, k, v, mask, dropout_p, seed), dense_rows(dout), q.element_size()
+    entry = kernel("attention_backward", size=size, dropout=bool(dropout_p))
+    items = B * M * chunks
+    tasks = min(items, _tasks_for(B * N * T * S * (3 * D + 2 * Dv) * (1 if causal else 2)))
+    results = (x.data_ptr() for x in (out, lse, dq, dk, dv, others))
+    arguments = (*inputs.places, *place(dout), *results, *inputs.sizes, int(causal), *inputs.generator, chunk)
+    layout = attention_backward.together(size, D, Dv), attention_backward.each(size, D, Dv)
+    need = attention_backward.workspace(size, D, Dv)
+    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    rest = [(start + i * need * size, i, tasks, items) for i in range(tasks)]
+    threads.run([partial(entry, *arguments, *layout, *own) for own in rest])
+    for i in range(1, chunks):
+        first = chunk * i if causal else 0  # the queries before it see none of the chunk
+        dq[:, :, first:] += others[i - 1, :, :, first:]
+    return dq, dk, dv
+
+
+def _chunk(seen, heads):
+    """How many keys are an item, by the sizes alone."""
+    chunks = max(1, min(-(-_ITEMS // heads), seen // _CHUNK))
+    return -(-seen // (chunks * groups.BLOCK)) * groups.BLOCK
+
+
+class _Inputs:
+    """What the kernels are told of the tensors that they read; it keeps the copies of those that they cannot.
+
+    places: of q, k, v and the mask, and the mask's kind; sizes: N, N / N_kv, T, S, D, Dv; generator: seed, threshold.
+    """
+
+    def __init__(self, q, k, v, mask, dropout_p, seed):
+        q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
+        (_, N, T, D), (S, Dv) = q.shape, v.shape[2:]
+        kind, mask_place = transposed.NO_MASK, (0, 0, 0, 0)
+        if mask is not None:
+            kind = transposed.BOOLS if mask.dtype == torch.bool else transposed.FLOATS
+            mask = _mask_rows(mask, (*q.shape[:3], S))
+            mask_place = place(mask)
+        self._read = q, k, v, mask
+        self.places = (*place(q), *place(k), *place(v), *mask_place, kind)
+        self.sizes = (N, N // k.shape[1], T, S, D, Dv)
+        self.generator = (int(seed), dropout.threshold(dropout_p)) if dropout_p else (0, 0)
+
+
+def _tasks_for(operations):
+    """How many tasks so many operations are worth."""
+    return max(1, min(torch.get_num_threads(), int(operations / _OPERATIONS_A_TASK)))
+
+
+def _workspaces(tasks, need, dtype, scale, dropout_p):
+    """The address of scratch memory, `need` elements for each task; the first two hold what to scale and rescale by."""
+    work, start = scratch(tasks * need, dtype)
+    work[: tasks * need : need] = scale
+    work[1 : tasks * need : need] = dropout.rescale(dropout_p)
+    return start
 
 
 def _mask_rows(mask, shape):
