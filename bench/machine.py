@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 FLAGS = {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve"}
-PACKAGES = ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime")
+PACKAGES = ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime", "openvino")
 CPU = Path("/sys/devices/system/cpu")
 
 

@@ -9,6 +9,8 @@ def pairs(subset):
     found, absent = [], {}
     for case in chosen:
         for name, peer in providers.PEERS.items():
+            if not peer.races(subset):
+                continue
             reason = peer.refuses(case)
             if not reason:
                 found.append((case, name))
