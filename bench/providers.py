@@ -67,8 +67,10 @@ def _compiled(problem, threads):
     options = {"fullgraph": True, "mode": "max-autotune"}
 
     def module(base, *sizes, **given):
-        # Dynamo compiles no frame of torch.nn's own, but what a frame of another module calls there.
-        net = type(base.__name__, (base,), {"forward": lambda self, x, hx: base.forward(self, x, hx)})(*sizes, **given)
+        def forward(self, x, hx):  # Dynamo compiles no frame of torch.nn's own, but what another frame calls there
+            return base.forward(self, x, hx)
+
+        net = type(base.__name__, (base,), {"forward": forward})(*sizes, **given)
         net.compile(**options)
         return net
 
