@@ -16,14 +16,14 @@ CACHES = {"L1": 2**15, "L2": 2**19, "L3": 2**23}  # bytes, where the system does
 
 
 def fingerprint(threads):
-    """Plain data on processor, versions, settings and commit."""
+    """Plain data on processor, versions, settings and commit. threads: the numbers of threads that are measured."""
     info = _cpuinfo()
     return {
         "cpu": info.get("model name", platform.processor() or platform.machine()),
         "isa": sorted(FLAGS & set(info.get("flags", info.get("Features", "")).split())),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
-        "threads": threads,
+        "threads": list(threads),
         "caches": _caches(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),

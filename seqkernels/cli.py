@@ -36,6 +36,10 @@ def _positive(kind):
     return parse
 
 
+def _threads(text):
+    return list(dict.fromkeys(_positive(int)(number) for number in text.split(",")))
+
+
 def parser():
     """The argument parser of the command."""
     top = argparse.ArgumentParser(prog="seqkernels", description="Fast recurrent networks and attention for PyTorch.")
@@ -53,7 +57,9 @@ def parser():
         "--out", metavar="DIR", help="where results and report go (default: report; cuda: bench/results)"
     )
     bench.add_argument("--seconds", type=_positive(float), metavar="N", help="training time a model; cuda: of the run")
-    bench.add_argument("--threads", type=_positive(int), default=1, metavar="N", help="for ours and peers (default: 1)")
+    bench.add_argument(
+        "--threads", type=_threads, default=[1], metavar="N", help="or N,N,...: races with each (default: 1)"
+    )
     bench.add_argument(
         "--only", action="append", metavar="STUDY", type=_studies, help=f"these alone, a,b or repeated: {_listed()}"
     )
