@@ -7,9 +7,9 @@ and what disturbs the machine for a moment spoils few of them; the row's figure 
 
 A process has a speed of its own, by where its memory lies. Recorded are therefore several processes: the median of
 their figures and their spread, the largest distance of one's from it, in logarithms. The margin below the recorded
-figure is twice the spread, and 5% at least. A row is below it when the whole 95% interval of its blocks is. A row whose
-figure is below is measured again in two more processes, longer, and fails only where all blocks together are below:
-the first process alone, unlucky, decides nothing.
+figure is two and a half times the spread, and 5% at least. A row whose figure is below it is measured again, longer, in
+one process and then another, and fails only where in each of these the whole 95% interval of its blocks is below: more
+blocks of one unlucky process would only make it surer of itself.
 """
 
 import json
@@ -26,10 +26,10 @@ from .check import case_rows, instruction_set
 
 RECORDED = Path(__file__).with_name("ratios.json")
 REFRESH = "seqkernels check record --ratios"
-BLOCKS, BLOCK_SECONDS = 11, 0.05
+BLOCKS, BLOCK_SECONDS = 21, 0.05
 PROCESSES = 7  # that a recording takes its spread from
-RETRIES, MORE = 2, 3  # further processes for a row that is below its margin, and how many times the blocks each has
-LEAST_MARGIN, SPREADS = math.log(1.05), 2
+RETRIES, MORE = 2, 3  # further processes for a row that is below its margin; how many times the blocks each has
+LEAST_MARGIN, SPREADS = math.log(1.05), 2.5
 TIMEOUT_SECONDS = 600
 
 
@@ -101,13 +101,13 @@ def check(recorded, measure=measure):
     """A Verdict a row. recorded: {row: {"ratio", "spread"}}. measure: (rows, count) -> {row: figures of blocks}."""
     rows = list(case_rows())
     figures = measure(rows, BLOCKS)
+    verdicts = {row: judge(row, figures[row], recorded[row]) for row in rows}
+    below = [row for row in rows if verdicts[row].figure[0] < verdicts[row].margin]
     for _ in range(RETRIES):
-        below = [row for row in rows if timing.median_interval(figures[row])[0] < margin(recorded[row])]
-        if not below:
-            break
-        again = measure(below, MORE * BLOCKS)
-        figures |= {row: figures[row] + again[row] for row in below}
-    return [judge(row, figures[row], recorded[row]) for row in rows]
+        again = measure(below, MORE * BLOCKS) if below else {}
+        verdicts |= {row: judge(row, again[row], recorded[row]) for row in below}
+        below = [row for row in below if not verdicts[row].holds]
+    return list(verdicts.values())
 
 
 def circumstances():
