@@ -31,6 +31,8 @@ def case_rows():
         cases.Case("decode", T=1024, N=8, D=64),
     ]
     chosen += [replace(chosen[0], L=2, bidirectional=True), replace(chosen[0], dtype="float64")]
+    # Few units and many rows: the gates weigh beside the products.
+    chosen += [cases.Case(operation, T=32, B=32, H=32) for operation in cases.LAYERS]
     return {case.name: case for case in chosen}
 
 
