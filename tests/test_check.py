@@ -116,10 +116,11 @@ def test_a_planted_repacking_at_every_call_is_caught(measured):
 
 def test_nodes_of_a_graph():
     class Module(torch.nn.Module):
-        def forward(self, x):
-            return x.sin().cos()
+        def forward(self, x, y):
+            return torch.nn.functional.linear(x.sin(), y)
 
-    assert counters.nodes(Module(), torch.ones(3)) == 4  # the input, two operators, the output
+    # Two inputs, the sine, a linear that is taken apart into a transpose and a product, the output.
+    assert counters.nodes(Module(), torch.ones(2, 3), torch.ones(4, 3)) == 6
 
 
 def test_a_planted_loop_over_time_in_the_graph_is_caught(measured):
