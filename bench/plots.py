@@ -160,8 +160,8 @@ def race(axes, data):
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows], fontsize=13)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("time of the peer / time of seqkernels")
-    axes.set_title("Races with the best peer: to the right of 1× seqkernels is faster", pad=48)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
+    axes.set_title("Best peers: right of 1× seqkernels is faster", pad=80)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def draw(data, folder):
