@@ -133,7 +133,7 @@ def _stacks():
             yield Case(operation, mode, 128, 32, 256, ragged=True)
         yield Case(operation, "forward", 128, 32, 256, bidirectional=True)
         yield Case(operation, "forward", 128, 32, 256, L=2)
-    yield Case("lstm", "training", 512, 64, 256, ragged=True)
+    yield Case("lstm", "training", 512, 8, 256, ragged=True)
 
 
 def _dtypes():
