@@ -28,7 +28,7 @@ setup(
     extras_require={
         "gpu": [TRITON],
         "bench": BENCH,
-        "peers": ["onnx", "onnxruntime"],
+        "peers": ["onnx", "onnxruntime", "openvino"],
         "dev": [
             *BENCH,
             TRITON,

@@ -1,4 +1,5 @@
 """Performance checks on exact counters: `seqkernels check record` writes what is expected, `seqkernels check` compares.
+ratios.py judges speeds.
 
 Packed layouts depend on the vector width, and so do the bytes: each instruction set has its own expectations.
 """
@@ -13,12 +14,13 @@ import torch
 from . import cases, counters, library, problems, timing
 
 EXPECTED = Path(__file__).with_name("expected.json")
-FIGURES = ("allocations", "bytes", "operators", "packs", "specialisations")
 REFRESH = "seqkernels check record"
 RATIO_SECONDS = 0.2
+LENGTHS = 4, 32  # T of the graphs
 
 
-def _case_rows():
+def case_rows():
+    """Row name -> the Case that it runs, of the rows that have one."""
     chosen = [
         cases.Case(operation, mode, T=16, B=8, H=64) for operation in cases.LAYERS for mode in ("forward", "training")
     ]
@@ -29,6 +31,8 @@ def _case_rows():
         cases.Case("decode", T=1024, N=8, D=64),
     ]
     chosen += [replace(chosen[0], L=2, bidirectional=True), replace(chosen[0], dtype="float64")]
+    # Few units and many rows: the gates weigh beside the products.
+    chosen += [cases.Case(operation, T=32, B=32, H=32) for operation in cases.LAYERS]
     return {case.name: case for case in chosen}
 
 
@@ -46,9 +50,23 @@ def rows(source=None):
     source = source or library.ours()
     made = {
         name: (lambda case=case: problems.call(source, problems.make(case)), partial(problems.grad_mode, case))
-        for name, case in _case_rows().items()
+        for name, case in case_rows().items()
     }
     return made | {"stream-lstm-H128-float32-step": (partial(_stream_step, source), torch.no_grad)}
+
+
+def graphs(source=None):
+    """Row -> {"nodes", "nodes_by_length"} of a module of each kind: nodes of its graph at one T, and how many more
+    there are at another, which no kernel of ours lets happen."""
+    source = source or library.ours()
+    modules = {f"{kind}-graph": getattr(source.nn, cases.LAYERS[kind])(8, 8) for kind in cases.LAYERS}
+    modules["attention-graph"] = source.nn.MultiheadAttention(8, 2)
+    found = {}
+    for name, module in modules.items():
+        inputs = 3 if name.startswith("attention") else 1
+        short, long = (counters.nodes(module.eval(), *[torch.zeros(T, 2, 8)] * inputs) for T in LENGTHS)
+        found[name] = {"nodes": short, "nodes_by_length": abs(long - short)}
+    return found
 
 
 def measure(source=None):
@@ -60,7 +78,7 @@ def measure(source=None):
         for name, (make, context) in rows(source).items():
             with context():
                 measured[name] = counters.count(make())
-        return measured
+        return measured | graphs(source)
     finally:
         torch.set_num_threads(threads)
 
@@ -74,7 +92,7 @@ def compare(measured, expected):
         if row not in expected:
             messages.append(f"{row}: no expectation is recorded. Record it with: {REFRESH}")
             continue
-        for figure in FIGURES:
+        for figure in figures:
             if figures[figure] > expected[row][figure]:
                 messages.append(
                     f"{row}: {figure} a call rose to {figures[figure]:g}, expected {expected[row][figure]:g}. "
@@ -88,14 +106,14 @@ def improvements(measured, expected):
     return [
         f"{row}: {figure} a call fell to {figures[figure]:g}, expected {expected[row][figure]:g}"
         for row, figures in measured.items()
-        for figure in FIGURES
+        for figure in figures
         if row in expected and figures[figure] < expected[row][figure]
     ]
 
 
 def ratios():
     """Row name, and torch's time over ours with its 95% interval, interleaved in this process."""
-    for name, case in _case_rows().items():
+    for name, case in case_rows().items():
         problem = problems.make(case)
         pair = [problems.call(source, problem) for source in (library.ours(), library.native())]
         with problems.grad_mode(case):

@@ -3,6 +3,7 @@
 import os
 from contextlib import contextmanager
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from . import library
@@ -49,6 +50,24 @@ def memory_and_operators(call, calls=CALLS):
     gained = [size for size in sizes if size > 0]
     operators = sum(1 for node in roots if node.tag.name == "TorchOp")
     return {"allocations": len(gained) / calls, "bytes": sum(gained) / calls, "operators": operators / calls}
+
+
+def nodes(module, *inputs):
+    """Nodes of the graph that torch.compile(fullgraph=True) makes of a module's call in inference, when its operators
+    are taken apart."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(module, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(*inputs)
+    torch._dynamo.reset()
+    return sum(len(graph.graph.nodes) for graph in graphs)
 
 
 def count(call, warm=2):

@@ -10,19 +10,20 @@ from pathlib import Path
 import torch
 
 FLAGS = {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve"}
-PACKAGES = ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime")
+PACKAGES = ("seqkernels", "torch", "numba", "llvmlite", "numpy", "onnxruntime", "openvino")
 CPU = Path("/sys/devices/system/cpu")
+CACHES = {"L1": 2**15, "L2": 2**19, "L3": 2**23}  # bytes, where the system does not say
 
 
 def fingerprint(threads):
-    """Plain data on processor, versions, settings and commit."""
+    """Plain data on processor, versions, settings and commit. threads: the numbers of threads that are measured."""
     info = _cpuinfo()
     return {
         "cpu": info.get("model name", platform.processor() or platform.machine()),
         "isa": sorted(FLAGS & set(info.get("flags", info.get("Features", "")).split())),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
-        "threads": threads,
+        "threads": list(threads),
         "caches": _caches(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -45,6 +46,16 @@ def _caches():
     for index in sorted(CPU.glob("cpu0/cache/index*")):
         found[f"L{_read(index / 'level')} {_read(index / 'type')}"] = _read(index / "size")
     return found
+
+
+def cache_bytes():
+    """{"L1": bytes, ...}: the caches that hold data of the first processor, the nearest first."""
+    found = {}
+    for name, size in sorted(_caches().items()):
+        level, kind = name.split(" ")
+        if kind != "Instruction" and size:
+            found[level] = int(size[:-1]) * {"K": 2**10, "M": 2**20}[size[-1]]
+    return found or CACHES
 
 
 def package_version(name):

@@ -1,8 +1,8 @@
-"""Recurrent layers as ONNX models, written by hand, and run by ONNX Runtime with bound inputs and outputs."""
+"""Recurrent layers as ONNX models, written by hand, and run by ONNX Runtime or OpenVINO on inputs and outputs that stay
+where they are."""
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -72,16 +72,24 @@ def model(problem):
     return made
 
 
-def call(problem, threads):
-    """A function that runs the problem in ONNX Runtime and returns its results, in the order of `problems.call`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model(problem).SerializeToString(), options, ["CPUExecutionProvider"])
+def _tensors(problem):
+    """The model's inputs, its outputs, and what of these a call returns, in the order of `problems.call`."""
     case = problem.case
     inputs = [value[None] if case.cell else value for value in problem.inputs]
     shape = (*inputs[0].shape[:2], case.H * (1 + case.bidirectional))
     outputs = [torch.empty(shape), *(torch.empty_like(state) for state in inputs[1:])]
+    return inputs, outputs, [tensor[0] for tensor in outputs[1:]] if case.cell else outputs
+
+
+def onnxruntime_call(problem, threads):
+    """A function that runs the problem in ONNX Runtime and returns its results, in the order of `problems.call`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model(problem).SerializeToString(), options, ["CPUExecutionProvider"])
+    inputs, outputs, results = _tensors(problem)
     binding = session.io_binding()
     for bind, declared, tensors in (
         (binding.bind_input, session.get_inputs(), inputs),
@@ -89,10 +97,32 @@ def call(problem, threads):
     ):
         for value, tensor in zip(declared, tensors):
             bind(value.name, "cpu", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-    results = [tensor[0] for tensor in outputs[1:]] if case.cell else outputs
 
     def run():
         session.run_with_iobinding(binding)
+        return results
+
+    run.keeps_alive = inputs, outputs
+    return run
+
+
+def openvino_call(problem, threads):
+    """The same in OpenVINO: shapes fixed and weights packed when it is compiled, float32 not lowered to bfloat16."""
+    import openvino
+
+    inputs, outputs, results = _tensors(problem)
+    core = openvino.Core()
+    network = core.read_model(model(problem).SerializeToString())
+    network.reshape({value.any_name: list(tensor.shape) for value, tensor in zip(network.inputs, inputs)})
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(network, "CPU", options | {"ENABLE_CPU_PINNING": False}).create_infer_request()
+    for index, tensor in enumerate(inputs):
+        request.set_input_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
+    for index, tensor in enumerate(outputs):
+        request.set_output_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
+
+    def run():
+        request.infer()
         return results
 
     run.keeps_alive = inputs, outputs

@@ -5,24 +5,33 @@ whose results `problems.results` puts in the order of `problems.call`.
 """
 
 import importlib.util
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 
 from . import library, problems
-from .cases import ATTENTION
+from .cases import ATTENTION, LAYERS, MODULES, SUBSETS
 
 
 @dataclass(frozen=True)
 class Provider:
-    """name and label for tables; refuses(case) -> the reason why not, or ""; build(problem, threads) -> call."""
+    """name and label for tables; refuses(case) -> the reason why not, or ""; build(problem, threads) -> call; subset:
+    the smallest amount of cases.SUBSETS that it races in."""
 
     name: str
     label: str
     refuses: Callable
     build: Callable
+    subset: str = "quick"
+
+    def races(self, subset):
+        """Whether it takes part in a subset."""
+        return SUBSETS.index(self.subset) <= SUBSETS.index(subset)
 
 
 def _ours(problem, threads):
@@ -34,33 +43,71 @@ def _torch(problem, threads):
 
 
 def _torch_cell(problem, threads):
-    """One step of nn.LSTM done by nn.LSTMCell, which does not pack its weights at each call."""
-    cell = torch.nn.LSTMCell(problem.case.H, problem.case.H, dtype=problem.inputs[0].dtype)
+    """One step of a layer done by torch's cell: nn.LSTM packs its weights at each call, nn.LSTMCell does not."""
+    case = problem.case
+    cell = getattr(torch.nn, MODULES[f"{case.operation}_cell"])(case.H, case.H, dtype=problem.inputs[0].dtype)
     cell.load_state_dict({key.removesuffix("_l0"): value for key, value in problem.weights.items()})
-    x, h, c = (value[0] for value in problem.inputs)
+    x, *states = (value[0] for value in problem.inputs)
+    step = partial(cell, x, tuple(states) if len(states) > 1 else states[0])
 
-    def step():
-        return cell(x, (h, c))
+    def run():
+        return step()
 
-    step.arrange = lambda ends: [ends[0][None], ends[0][None], ends[1][None]]
-    return step
+    run.arrange = lambda ends: [end[None] for end in (problems.flat(ends)[0], *problems.flat(ends))]
+    return run
+
+
+def _torch_cell_refuses(case):
+    layer = case.operation in LAYERS and (case.mode, case.L, case.bidirectional) == ("step", 1, False)
+    return "" if layer else "only for one step of a layer"
+
+
+def _compiled(problem, threads):
+    """torch's cells and attention under torch.compile, which Inductor tunes at the first call."""
+    options = {"fullgraph": True, "mode": "max-autotune"}
+
+    def module(base, *sizes, **given):
+        def forward(self, x, hx):  # Dynamo compiles no frame of torch.nn's own, but what another frame calls there
+            return base.forward(self, x, hx)
+
+        net = type(base.__name__, (base,), {"forward": forward})(*sizes, **given)
+        net.compile(**options)
+        return net
+
+    kinds = SimpleNamespace(**{kind: partial(module, getattr(torch.nn, kind)) for kind in MODULES.values()})
+    attention = torch.compile(torch.nn.functional.scaled_dot_product_attention, **options)
+    return problems.call(library.Library("compiled", kinds, attention), problem)
+
+
+def _compiled_refuses(case):
+    if case.operation in LAYERS:
+        return "torch.compile unrolls a recurrence"
+    compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
+    return "" if compiler else "not installed: a C++ compiler"
 
 
 def _onnxruntime(problem, threads):
     from . import onnx_export
 
-    return onnx_export.call(problem, threads)
+    return onnx_export.onnxruntime_call(problem, threads)
 
 
-def _onnxruntime_refuses(case):
-    if case.operation in ATTENTION or case.mode == "training" or case.dtype != "float32":
-        return "ONNX Runtime is raced on float32 inference of recurrent layers only"
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    return f"not installed: {', '.join(missing)}" if missing else ""
+def _openvino(problem, threads):
+    from . import onnx_export
+
+    return onnx_export.openvino_call(problem, threads)
 
 
-def _torch_cell_refuses(case):
-    return "" if (case.operation, case.mode, case.L) == ("lstm", "step", 1) else "only for one step of nn.LSTM"
+def _runtime_refuses(*packages):
+    """refuses of a peer that runs an ONNX model, and needs these packages."""
+
+    def refuses(case):
+        if case.operation in ATTENTION or case.mode == "training" or case.dtype != "float32" or case.ragged:
+            return "raced on float32 inference of recurrent layers, of rows of one length, only"
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        return f"not installed: {', '.join(missing)}" if missing else ""
+
+    return refuses
 
 
 def _serves_all(case):
@@ -72,8 +119,10 @@ PEERS = {
     peer.name: peer
     for peer in (
         Provider("torch", "torch.nn / SDPA", _serves_all, _torch),
-        Provider("torch-cell", "torch.nn.LSTMCell", _torch_cell_refuses, _torch_cell),
-        Provider("onnxruntime", "ONNX Runtime", _onnxruntime_refuses, _onnxruntime),
+        Provider("torch-cell", "torch.nn's cell", _torch_cell_refuses, _torch_cell),
+        Provider("compiled", "torch.compile", _compiled_refuses, _compiled, "full"),
+        Provider("onnxruntime", "ONNX Runtime", _runtime_refuses("onnx", "onnxruntime"), _onnxruntime),
+        Provider("openvino", "OpenVINO", _runtime_refuses("onnx", "openvino"), _openvino, "default"),
     )
 }
 

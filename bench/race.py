@@ -15,8 +15,9 @@ from .cases import Case
 TIMEOUT_SECONDS = 600
 # Errors are relative to the largest value of a tensor. A provider agrees where its error is at most twice that of
 # torch's own result in the case's dtype, or FLOOR; CEILING bounds torch's own, so that nobody is their own judge.
-FLOOR = {"float32": 1e-5, "float64": 1e-12}
-CEILING = {"float32": 1e-3, "float64": 1e-9}
+# float32 and float64: rounding errors of many terms. bfloat16: 4 and 16 times the distance from 1 to the next number.
+FLOOR = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 2**-5}
+CEILING = {"float32": 1e-3, "float64": 1e-9, "bfloat16": 2**-3}
 
 
 def relative_error(results, truth):

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from . import providers, records, report, timing
+from . import records, report, timing
 from .cases import MODULES, TARGETS, Case
 from .cuda import summary
-from .summary import against
+from .summary import against, needed, with_threads
 
 MARKS = BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 GPU_MARKS = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 NOTHING = "No figure is recorded yet."
 NOTHING_ON_A_GPU = "Nothing has been measured on a GPU, and no figure is claimed for one."
-OTHERS = "other shapes, float64, two layers, both directions"
+OTHERS = "other shapes and dtypes, two layers, both directions, ragged rows"
 
 
 def fill(readme, folder):
@@ -41,7 +41,7 @@ def _fill(readme, source, marks, make):
 def block(folder, name):
     """The block for the results in `folder`, called by `name`, as Markdown."""
     data = report.load(folder)
-    return report.render("readme.md.j2", data=data, groups=groups(data), rows=rows(data), name=name).strip()
+    return report.render("readme.md.j2", data=data, groups=groups(data), name=name).strip()
 
 
 def gpu_block(path, name):
@@ -64,33 +64,28 @@ def groups(data):
     """One entry a group: title, number of cases, mean ratios to the best peer and to torch, slowest case, expected."""
     found = {}
     for row in data["race"]:
-        found.setdefault(title(Case(**row["case"])), []).append(row)
-    return [_group(name, found[name], data["targets"]) for name in sorted(found, key=OTHERS.__eq__)]
+        found.setdefault((row["threads"], title(Case(**row["case"]))), []).append(row)
+    ordered = sorted(found, key=lambda group: (group[0], group[1] == OTHERS))
+    return [_group(*group, found[group], data["targets"]) for group in ordered]
 
 
-def _group(name, members, verdicts):
+def _group(threads, name, members, verdicts):
     best, torch = (timed(against(peer, members)) for peer in ("best", "torch"))
     covering = [target for target in TARGETS if any(target.covers(Case(**row["case"])) for row in members)]
+    mine = [verdict for verdict in verdicts if verdict["threads"] == threads]
     return {
-        "title": name,
+        "title": name + with_threads(threads),
         "cases": len({row["name"] for row in members}),
         "best": timing.geometric_mean([row["rounds"] for row in best]) if best else None,
         "torch": timing.geometric_mean([row["rounds"] for row in torch]) if torch else None,
         "slowest": min((row["ratio"] for row in best), default=None),
-        "expected": [held(target, verdicts) for target in covering],
+        "expected": [held(target, mine) for target in covering],
     }
 
 
 def timed(found):
     """The rows that have a time."""
     return [row for row in found if row["status"] == "ok"]
-
-
-def needed(target):
-    """What a target asks for, in few words: "H=128: each ≥ 8× torch"."""
-    sizes = "" if not target.H else f"H={target.H[0]}" + f" to {target.H[-1]}" * (len(target.H) > 1) + ": "
-    peer = "best peer" if target.peer == "best" else target.peer
-    return f"{sizes}{'mean' if target.mean else 'each'} ≥ {target.ratio:g}× {peer}"
 
 
 def held(target, verdicts):
@@ -100,18 +95,3 @@ def held(target, verdicts):
         return f"{needed(target)}: {' and '.join(dict.fromkeys(verdict['verdict'] for verdict in mine))}"
     kept = sum(verdict["holds"] for verdict in mine)
     return f"{needed(target)}: {kept} of {len(mine)} {'holds' if kept == 1 else 'hold'}"
-
-
-def rows(data):
-    """One entry a case: its row against the best peer, that against torch, the peer's name, and the verdicts."""
-    asked = {target.text: needed(target) for target in TARGETS}
-    torch = {row["name"]: row for row in against("torch", data["race"])}
-    made = []
-    for row in against("best", data["race"]):
-        verdicts = [verdict for verdict in data["targets"] if verdict["row"] == row["name"]]
-        words = [f"{asked[verdict['target']]}: {verdict['verdict']}" for verdict in verdicts]
-        if row["status"] == "ok" and row["ratio"][2] < 1:
-            words.append("the peer is faster")
-        label = providers.PEERS[row["peer"]].label
-        made.append({"best": row, "torch": torch.get(row["name"]), "peer": label, "verdicts": words})
-    return made

@@ -31,6 +31,19 @@ def size(value):
     return plots.readable(value, "B")
 
 
+def threads(number):
+    """How many threads: a number, or several."""
+    numbers = [number] if isinstance(number, int) else number
+    return " and ".join(map(str, numbers)) + (" thread" if numbers == [1] else " threads")
+
+
+def peaks(ceilings):
+    """What `ceilings.measure` gave, in words."""
+    rates = [f"{name} {rate / 1e9:.3g} GFLOP/s" for name, rate in ceilings["operations"].items()]
+    levels = [f"{name} {bandwidth / 1e9:.3g} GB/s" for name, _, bandwidth in ceilings["levels"]]
+    return f"{', '.join(rates)}; reading from {', '.join(levels)}"
+
+
 def side(figures):
     """(name, median, first and third quartile in seconds) of a contest's side, in words."""
     name, *values = figures
@@ -75,6 +88,7 @@ def _environment():
         lstrip_blocks=True,
     )
     environment.filters |= {"interval": interval, "seconds": seconds, "size": size, "side": side}
+    environment.filters |= {"threads": threads, "peaks": peaks}
     environment.globals |= {"crossing": crossing}
     return environment
 

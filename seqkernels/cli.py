@@ -36,6 +36,10 @@ def _positive(kind):
     return parse
 
 
+def _threads(text):
+    return list(dict.fromkeys(_positive(int)(number) for number in text.split(",")))
+
+
 def parser():
     """The argument parser of the command."""
     top = argparse.ArgumentParser(prog="seqkernels", description="Fast recurrent networks and attention for PyTorch.")
@@ -53,7 +57,9 @@ def parser():
         "--out", metavar="DIR", help="where results and report go (default: report; cuda: bench/results)"
     )
     bench.add_argument("--seconds", type=_positive(float), metavar="N", help="training time a model; cuda: of the run")
-    bench.add_argument("--threads", type=_positive(int), default=1, metavar="N", help="for ours and peers (default: 1)")
+    bench.add_argument(
+        "--threads", type=_threads, default=[1], metavar="N", help="or N,N,...: races with each (default: 1)"
+    )
     bench.add_argument(
         "--only", action="append", metavar="STUDY", type=_studies, help=f"these alone, a,b or repeated: {_listed()}"
     )
@@ -61,6 +67,7 @@ def parser():
     report.add_argument("folder", metavar="DIR", help="holds results.jsonl; or a file, of --device cuda")
     report.add_argument("--readme", metavar="FILE", help="put the results into the block that FILE keeps for them")
     check = commands.add_parser("check", help="compare exact counters with what is recorded")
+    check.add_argument("--ratios", action="store_true", help="speeds relative to torch's, in the place of counters")
     check.add_argument("action", nargs="?", choices=("record",), help="record what is measured as the expectation")
     tune = commands.add_parser("tune", help="search for attention's blocks on the GPU at hand")
     tune.add_argument("--seconds", type=_positive(float), default=400.0, metavar="N", help="in all (default: 400)")
@@ -110,6 +117,8 @@ def _report(arguments):
 def _check(arguments):
     from .bench import check
 
+    if arguments.ratios:
+        return _check_ratios(arguments)
     if arguments.action == "record":
         print(f"{len(check.record())} rows recorded in {check.EXPECTED}")
         return 0
@@ -124,6 +133,29 @@ def _check(arguments):
     for message in problems:
         print(message, file=sys.stderr)
     print(f"{len(measured)} rows checked on {check.instruction_set()}, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _check_ratios(arguments):
+    from .bench import ratios
+
+    if arguments.action == "record":
+        rows = ratios.record()
+        for row, recorded in rows.items():
+            print(f"{row}: {recorded['ratio']:.3f} times torch's speed, at least {ratios.margin(recorded):.3f}")
+        print(f"{len(rows)} rows recorded in {ratios.RECORDED}")
+        return 0
+    recorded = ratios.read().get(ratios.circumstances())
+    problems = ratios.missing(recorded)
+    verdicts = [] if problems else ratios.check(recorded)
+    for verdict in verdicts:
+        if verdict.holds:
+            print(verdict)
+        else:
+            problems.append(str(verdict))
+    for message in problems:
+        print(message, file=sys.stderr)
+    print(f"{len(verdicts)} ratios judged for {ratios.circumstances()}, {len(problems)} problems")
     return 1 if problems else 0
 
 

@@ -23,10 +23,17 @@ FINGERPRINT = {
 COSTS = {"LSTM": lambda p: 1e-3, "GPT with cache": lambda p: 1e-6 * p, "GPT recomputing": lambda p: 1e-6 * p**2}
 
 
+CEILINGS = {
+    "operations": {"float32": 1e11, "float64": 5e10, "bfloat16": 2e11},
+    "levels": [["L1", 2**15, 2e11], ["L2", 2**20, 1e11], ["L3", 2**25, 5e10], ["memory", None, 2e10]],
+}
+
+
 def race(case, peer, ours, theirs, **more):
     pair = {"ours": {"provider": "ours", "error": 1e-7, "first_seconds": 2.0, "rounds": ours}}
     pair["peer"] = {"provider": peer, "error": 2e-7, "first_seconds": 0.1, "rounds": theirs}
-    return {"case": case.as_dict(), "name": case.name, "threads": 1, "limit": 1e-5, "status": "ok", **pair, **more}
+    same = {"case": case.as_dict(), "name": case.name, "threads": 1, "limit": 1e-5, "status": "ok"}
+    return {**same, **pair, **more}
 
 
 def fill(records):
@@ -60,5 +67,7 @@ def fill(records):
     records.add("race", "4", **spoilt)
     dead = {"case": gru.as_dict(), "name": gru.name, "status": "failed", "reason": "killed", "threads": 1}
     records.add("race", "5", **dead, ours={"provider": "ours"}, peer={"provider": "onnxruntime"})
+    records.add("race", "7", **race(lstm, "openvino", [1e-3] * 9, [0.5e-3] * 9, threads=2))
+    records.add("ceilings", "one thread", **CEILINGS)
     records.add("absent", "onnxruntime", reason="not installed: onnx")
     records.add("compilations", "studies", compilations=3)

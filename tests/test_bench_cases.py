@@ -33,6 +33,34 @@ def test_grid_has_every_shape(operation, mode):
     assert set(SHAPES) <= {(case.T, case.B, case.H) for case in plain}
 
 
+def test_grid_spans_what_it_should():
+    assert len(GRID) >= 60
+    assert {case.B for case in GRID} >= {1, 8, 30, 31, 32, 33, 64}
+    assert {case.H for case in GRID} >= {33, 64, 200, 1000, 1024}
+    assert {case.T for case in GRID} >= {1, 64, 128, 512, 2048}
+    kinds = {(case.operation, case.mode, case.dtype) for case in GRID}
+    for operation in ("lstm", "gru", "rnn"):
+        mine = [case for case in GRID if case.operation == operation]
+        for mode in ("forward", "training"):
+            assert {(operation, mode, dtype) for dtype in ("float32", "bfloat16")} < kinds
+            assert any(case.ragged and case.mode == mode for case in mine)
+            assert any(case.L == 2 and case.bidirectional and case.mode == mode for case in mine)
+        assert {case.B for case in mine if case.mode == "step"} == {1, 32}
+        assert {(f"{operation}_cell", mode, "float32") for mode in ("step", "training")} < kinds
+    for causal in (False, True):
+        modes = {case.mode for case in GRID if case.operation == "attention" and case.causal == causal}
+        assert modes == {"forward", "backward", "training"}
+    assert {case.T for case in GRID if case.operation == "decode"} == {1024, 4096, 16384}
+
+
+def test_ragged_lengths():
+    case = Case("lstm", T=128, B=32, H=9, ragged=True)
+    assert case.lengths[0] == 128 and case.lengths[-1] == 4 and case.lengths == sorted(case.lengths, reverse=True)
+    assert min(replace(case, T=5).lengths) == 1 and replace(case, ragged=False).lengths == [128] * 32
+    problem = problems.make(replace(case, T=5, B=3, mode="training"))
+    assert problem.batch_sizes.tolist() == [3, 2, 2, 1, 1] and problem.inputs[0].shape == problem.dy.shape == (9, 9)
+
+
 def test_every_target_has_rows():
     counts = {target.text: sum(target.covers(case) for case in GRID) for target in TARGETS}
     assert counts == {
@@ -64,6 +92,7 @@ def test_every_case_runs(case, peer):
     if reason:
         assert "not installed" in reason or peer.name != "torch"
         return
+    torch._dynamo.reset()
     record = race.compete(case, (providers.OURS, peer), seconds=0, threads=1)
     assert record["status"] == "ok", record
     assert len(record["ours"]["rounds"]) == len(record["peer"]["rounds"]) >= 7

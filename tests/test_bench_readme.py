@@ -54,7 +54,7 @@ def test_rest_of_the_page_stays(made):
 
 def test_best_peer_and_torch(made):
     row = line(made[1], "| lstm-T128-B1-H128-float32-forward ")
-    assert "ONNX Runtime" in row and "1.25 (1.25 to 1.25) | 1.50 (1.50 to 1.50)" in row
+    assert "| 1 ms | 34% | ONNX Runtime |" in row and "1.25 (1.25 to 1.25) | 1.50 (1.50 to 1.50)" in row
     assert row.endswith("| each ≥ 1× best peer: holds |")
 
 
@@ -70,6 +70,7 @@ def test_groups(made):
     assert "| 1 | 1.25 (1.25 to 1.25) | 1.25 (1.25 to 1.25) | 1.50 (1.50 to 1.50) |" in group
     assert "each ≥ 1× best peer: 1 of 1 holds; mean ≥ 1.15× best peer: needs every shape" in group
     assert "each ≥ 2× torch: 0 of 1 hold" in line(made[1], "| RNN, forward ")
+    assert "| 1 | 0.50 (0.50 to 0.50) | 0.50 (0.50 to 0.50) | – |" in line(made[1], "| LSTM, forward, 2 threads ")
 
 
 def test_generation_and_training(made):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from canned import CEILINGS
 from rich.progress import Progress
 from seqkernels.bench import machine
 from seqkernels.bench.cases import Case
@@ -64,10 +65,11 @@ def test_drop_forgets_one_key(tmp_path):
 
 
 def test_fingerprint_is_complete_and_plain():
-    found = machine.fingerprint(1)
+    found = machine.fingerprint([1, 2])
     assert json.loads(json.dumps(found)) == found
     assert {"cpu", "isa", "threads", "caches", "versions", "commit", "denormals", "huge_pages"} <= set(found)
     assert {"torch", "numba", "onnxruntime"} <= set(found["versions"]) and found["denormals"] == "kept"
+    assert found["threads"] == [1, 2]
 
 
 def test_interrupted_race_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -75,21 +77,23 @@ def test_interrupted_race_goes_on_where_it_stopped(tmp_path, monkeypatch):
     ran = []
 
     def interrupted_run(case, peer, seconds, threads):
-        if len(ran) == 2 and not interrupted_run.again:
+        if len(ran) == 4 and not interrupted_run.again:
             raise KeyboardInterrupt
-        ran.append(case.H)
+        ran.append((case.H, threads))
         return {"status": "ok"}
 
     interrupted_run.again = False
     monkeypatch.setattr(grid.cases, "select", lambda subset: cases)
     monkeypatch.setattr(grid.providers, "PEERS", {"torch": grid.providers.PEERS["torch"]})
     monkeypatch.setattr(grid.race, "run", interrupted_run)
+    monkeypatch.setattr(grid.ceilings, "measure", lambda: CEILINGS)
     with pytest.raises(KeyboardInterrupt):
-        grid.run(Records(tmp_path, HEADER), "full", 0, 1, SILENT)
+        grid.run(Records(tmp_path, HEADER), "full", 0, [1, 2], SILENT)
     interrupted_run.again = True
     records = Records(tmp_path, HEADER)
-    grid.run(records, "full", 0, 1, SILENT)
-    assert ran == [3, 4, 5] and len(records.find("race")) == 3
+    grid.run(records, "full", 0, [1, 2], SILENT)
+    assert ran == [(h, threads) for threads in (1, 2) for h in (3, 4, 5)] and len(records.find("race")) == 6
+    assert len(records.find("ceilings")) == 1
 
 
 def test_missing_peer_says_so(tmp_path, monkeypatch):
@@ -97,6 +101,13 @@ def test_missing_peer_says_so(tmp_path, monkeypatch):
     found, absent = grid.pairs("quick")
     assert absent == {"onnxruntime": "not installed: onnx, onnxruntime"}
     assert "onnxruntime" not in {peer for _, peer in found}
+    assert grid.pairs("default")[1]["openvino"] == "not installed: onnx, openvino"
+
+
+def test_slow_peers_race_in_larger_amounts_only():
+    peers = {subset: {peer for _, peer in grid.pairs(subset)[0]} for subset in ("quick", "full")}
+    assert "compiled" not in peers["quick"] and "openvino" not in peers["quick"]
+    assert "compiled" in peers["full"] and {"torch", "torch-cell"} < peers["quick"]
 
 
 def test_commit_of_an_unrelated_checkout_is_not_taken(tmp_path, monkeypatch):
@@ -104,4 +115,4 @@ def test_commit_of_an_unrelated_checkout_is_not_taken(tmp_path, monkeypatch):
         (tmp_path / ".git" / folder).mkdir(parents=True)
     (tmp_path / ".git" / "HEAD").write_text("1" * 40 + "\n")
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
-    assert machine.fingerprint(1)["commit"] == ""
+    assert machine.fingerprint([1])["commit"] == ""

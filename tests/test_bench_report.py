@@ -38,7 +38,7 @@ def test_figures(made):
 
 def test_best_peer_decides_and_wrong_rows_do_not_hold(made):
     _, data = made
-    found = {(v["target"], v["peer"]): v for v in data["targets"]}
+    found = {(v["target"], v["peer"]): v for v in data["targets"] if v["threads"] == 1}
     best = found["LSTM forward, each shape", "onnxruntime"]
     assert best["figure"][0] == pytest.approx(1.25) and best["holds"]
     assert not found["GRU forward, each shape", "torch"]["holds"]
@@ -54,6 +54,7 @@ def test_text_is_complete(made, name):
         *("2.700", "3.450", "660,864", "4,096"),
         *CURVES,
         *("stops before T=1", "6.5 s", "1,000", "1.50 (1.50 to 1.50)", "1.75 (1.75 to 1.75)", "wrong", "failed"),
+        *("ratio to it", "lstm-T128-B1-H128-float32-forward, 2 threads", "float32 100 GFLOP/s", "memory 20 GB/s"),
         *("onnxruntime did not race", "does not hold", "1.0×", "Kernels compiled during this run: 5"),
         *("Denormals kept", "THP_MEM_ALLOC_ENABLE unset", "onnxruntime not installed", "2,000 steps left 0 bytes"),
     ):
@@ -80,6 +81,33 @@ def test_json_is_plain(made):
     data = json.loads((made[0] / "report.json").read_text(), parse_constant=pytest.fail)
     assert data["fingerprint"] == FINGERPRINT and "rounds" not in data["race"][0]
     assert data["race"][0]["ratio"] == pytest.approx([1.5] * 3)
+    assert data["table"][0]["best"]["ratio"] == pytest.approx([1.25] * 3)
+
+
+def test_floor(made):
+    """2 128 512 (128 + 128) operations at 1e11 a second are more than the time of the bytes."""
+    _, data = made
+    row = data["race"][0]
+    assert row["floor_seconds"] == pytest.approx(2 * 128 * 512 * 256 / 1e11)
+    assert row["of_floor"] == pytest.approx(row["floor_seconds"] / 1e-3)
+    (two,) = [row for row in data["race"] if row["threads"] == 2]
+    assert two["floor_seconds"] == pytest.approx(row["floor_seconds"] / 2)
+
+
+def test_numbers_of_threads_are_kept_apart(made):
+    _, data = made
+    first = {row["best"]["label"]: row for row in data["table"]}
+    assert first["lstm-T128-B1-H128-float32-forward"]["peer"] == "ONNX Runtime"
+    assert first["lstm-T128-B1-H128-float32-forward, 2 threads"]["peer"] == "OpenVINO"
+    verdicts = {v["row"]: v["holds"] for v in data["targets"] if v["target"] == "LSTM forward, each shape"}
+    assert verdicts == {
+        "lstm-T128-B1-H128-float32-forward": True,
+        "lstm-T128-B1-H128-float32-forward, 2 threads": False,
+    }
+
+
+def test_threads_in_words():
+    assert [report.threads(n) for n in (1, [1], 2, [1, 2])] == ["1 thread", "1 thread", "2 threads", "1 and 2 threads"]
 
 
 def test_interrupted_run_reports_what_it_has(tmp_path):
@@ -113,7 +141,7 @@ class TestCommand:
         assert cli.main(["bench", "--quick", "--text", str(path), "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("words", ["--seconds 0", "--threads -1", "--seconds x", "--quick --full"])
+    @pytest.mark.parametrize("words", ["--seconds 0", "--threads -1", "--threads 1,0", "--seconds x", "--quick --full"])
     def test_bad_arguments(self, words):
         with pytest.raises(SystemExit, match="2"):
             cli.main(["bench", *words.split()])

@@ -70,7 +70,7 @@ def test_rows_agree_with_what_is_recorded(measured):
 
 def test_a_stream_allocates_nothing_and_inference_packs_nothing(measured):
     assert measured["stream-lstm-H128-float32-step"]["allocations"] == 0
-    assert all(figures["packs"] == 0 for row, figures in measured.items() if not row.endswith("training"))
+    assert all(figures["packs"] == 0 for row, figures in measured.items() if not row.endswith(("training", "graph")))
 
 
 def _planted(change):
@@ -88,8 +88,8 @@ def _planted(change):
             return super().__call__(x)
 
     namespace = type("nn", (), {"LSTM": Planted, "GRU": source.nn.GRU, "RNN": source.nn.RNN})
-    for cell in ("LSTMCell", "GRUCell", "RNNCell"):
-        setattr(namespace, cell, getattr(source.nn, cell))
+    for kind in ("LSTMCell", "GRUCell", "RNNCell", "MultiheadAttention"):
+        setattr(namespace, kind, getattr(source.nn, kind))
     return replace(source, nn=namespace, stream=PlantedStream)
 
 
@@ -114,10 +114,42 @@ def test_a_planted_repacking_at_every_call_is_caught(measured):
     assert any(m.startswith("lstm-T1-B1-H128-float32-step: packs") for m in messages)
 
 
+def test_nodes_of_a_graph():
+    class Module(torch.nn.Module):
+        def forward(self, x, y):
+            return torch.nn.functional.linear(x.sin(), y)
+
+    # Two inputs, the sine, a linear that is taken apart into a transpose and a product, the output.
+    assert counters.nodes(Module(), torch.ones(2, 3), torch.ones(4, 3)) == 6
+
+
+def test_a_planted_loop_over_time_in_the_graph_is_caught(measured):
+    source = library.ours()
+
+    class Unrolled(source.nn.GRU):
+        def forward(self, x):
+            y = [super(Unrolled, self).forward(x_t[None])[0] for x_t in x]
+            return torch.cat(y), y[-1]
+
+    namespace = type("nn", (), {kind: getattr(source.nn, kind) for kind in ("LSTM", "RNN", "MultiheadAttention")})
+    namespace.GRU = Unrolled
+    planted = check.graphs(replace(source, nn=namespace))
+    messages = check.compare(planted, measured)
+    assert any(m.startswith("gru-graph: nodes a call rose") for m in messages)
+    assert any(m.startswith("gru-graph: nodes_by_length a call rose to ") for m in messages)
+    assert all(m.startswith("gru-graph") for m in messages)
+
+
+def test_graphs_do_not_depend_on_the_length(measured):
+    graphs = {row: figures for row, figures in measured.items() if row.endswith("-graph")}
+    assert set(graphs) == {"lstm-graph", "gru-graph", "rnn-graph", "attention-graph"}
+    assert all(figures["nodes"] > 3 and figures["nodes_by_length"] == 0 for figures in graphs.values())
+
+
 @pytest.fixture
 def few_ratios(monkeypatch):
-    rows = dict(list(check._case_rows().items())[:1])
-    monkeypatch.setattr(check, "_case_rows", lambda: rows)
+    rows = dict(list(check.case_rows().items())[:1])
+    monkeypatch.setattr(check, "case_rows", lambda: rows)
     monkeypatch.setattr(check, "RATIO_SECONDS", 0)
 
 

@@ -1,6 +1,6 @@
-"""Study (c): ours against each native peer that is present, over the named grid of cases."""
+"""Study (c): ours against each native peer that is present, over the named grid of cases; the machine's ceilings."""
 
-from .. import cases, providers, race
+from .. import cases, ceilings, providers, race
 
 
 def pairs(subset):
@@ -9,6 +9,8 @@ def pairs(subset):
     found, absent = [], {}
     for case in chosen:
         for name, peer in providers.PEERS.items():
+            if not peer.races(subset):
+                continue
             reason = peer.refuses(case)
             if not reason:
                 found.append((case, name))
@@ -18,15 +20,19 @@ def pairs(subset):
 
 
 def run(records, subset, seconds, threads, progress):
-    """Races every pair that the records do not hold: kind "race", a record a pair; kind "absent" for missing peers."""
+    """Races every pair that the records do not hold, with each of the numbers of threads: kind "race", a record a pair;
+    kind "absent" for missing peers; kind "ceilings", one record."""
     found, absent = pairs(subset)
+    if not records.find("ceilings"):
+        records.add("ceilings", "one thread", **ceilings.measure())
     for name, reason in absent.items():
         if not records.find("absent", name):
             records.add("absent", name, reason=reason)
-    task = progress.add_task("racing", total=len(found))
-    for case, peer in found:
-        key = f"{case.name} {peer}"
-        progress.update(task, description=f"racing {case.name}")
-        if not records.find("race", key):
-            records.add("race", key, **race.run(case, peer, seconds, threads))
-        progress.update(task, advance=1)
+    task = progress.add_task("racing", total=len(found) * len(threads))
+    for number in threads:
+        for case, peer in found:
+            key = f"{case.name} {peer} {number}"
+            progress.update(task, description=f"racing {case.name}")
+            if not records.find("race", key):
+                records.add("race", key, **race.run(case, peer, seconds, number))
+            progress.update(task, advance=1)
