@@ -82,6 +82,10 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
         for first, last in ranges:
             tasks.append((scan, (*arguments, first, last, *ends)))
     _run(tasks)
+    if save and rows.count < prod(rows.kept):  # what no row has is never read, but an operator's outputs are defined
+        states.view(S, D, -1, H)[:, :, rows.count :].zero_()
+        if keep:
+            gates.view(D, -1)[:, shape.slabs(H) * shape.gate_row * rows.count :].zero_()
     return rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n), states, gates if keep else None
 
 
