@@ -67,6 +67,10 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
         states_ = (*reset_states(rows, h0, c0, ragged), *fresh)
         others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in states_)) for d in range(D)]
         scan(*starts, *ends, *kept, rows.lengths, others)
+        if save:  # what no row has is never read, but an operator's outputs are defined
+            states.view(S, D, prod(rows.kept), H)[:, :, rows.count :] = 0
+            if gates is not None:
+                gates.view(D, prod(rows.kept), -1)[:, rows.count :] = 0
     c_n = None if c_n is None else rows.unsort(c_n).to(dtype)
     return rows.unpack(y), rows.unsort(h_n), c_n, states, gates
 

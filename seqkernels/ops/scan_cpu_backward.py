@@ -8,7 +8,7 @@ from . import threads
 from .compiled import compiled
 from .packing import pack_backward, per_direction
 from .ragged import NOT_RAGGED
-from .scan_gates_cpu import gates_of
+from .scan_gates import gates_of
 from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, ranges, row_ranges
 from .workspace import on_huge_pages, workspace
@@ -34,9 +34,9 @@ def backward(
         dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.clone(memory_format=torch.contiguous_format)
     resets = reset_states(rows, h0, c0, ragged)
     dresets = [None if s is None else torch.zeros_like(s) for s in resets]
-    shared = (rows, dy, dh_n, x, h0, c0, states, gates, dx, dh0, dc0, needs_dw, resets, dresets)
+    shared = (rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc0, needs_dw, resets, dresets)
     results = [_Backward(cell, d, groups[d], *shared) for d in range(len(h0))]
-    _run_backward(results)
+    _run_backward(results, gates)
     dweights = [g for r in results for g in r.weight_gradients()] if needs_dw else None
     asked = [rows.unsort(made) for made, given in zip(dresets, ragged[2:4]) if given is not None]
     return rows.unpack(dx) if needs_dx else None, rows.unsort(dh0), rows.unsort(dc0), dweights, *asked
@@ -46,7 +46,7 @@ class _Backward:
     """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
 
     def __init__(
-        self, cell, d, weights, rows, dy, dh_n, x, h0, c0, states, gates, dx, dh0, dc, needs_dw, resets, dresets
+        self, cell, d, weights, rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc, needs_dw, resets, dresets
     ):  # fmt: skip
         self.cell, self.d, self.weights, self.rows = cell, d, weights, rows
         self.T, self.B, self.I, self.H = rows.T, rows.B, x.shape[-1], h0.shape[2]
@@ -67,7 +67,6 @@ class _Backward:
         self.length = min(self.T, compiled().steps(self.B))
         self.ragged = (rows.steps[d], rows.marks[d], address(resets[0], d))
         self.resets = (address(resets[1], d), *(address(t, d) for t in dresets))
-        self.gates = gates_of(self, gates)
         self.w_hh = pack_backward(cell, weights[1], "h")
         self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
         if needs_dw:
@@ -149,7 +148,7 @@ class _Backward:
         return gradients
 
 
-def _run_backward(directions):
+def _run_backward(directions, gates):
     """All chunks of all directions: on one thread chunk by chunk, so that the gate gradients stay in the cache.
 
     On more threads, first the steps, by rows, then the products, by chunks and slabs. Every sum has the same order.
@@ -159,17 +158,17 @@ def _run_backward(directions):
     parts = parts_for(work)
     for direction in directions:
         if parts == 1:
-            _chunk_by_chunk(direction)
+            _chunk_by_chunk(direction, gates_of(direction, gates))
         else:
-            _phase_by_phase(direction, parts)
+            _phase_by_phase(direction, gates_of(direction, gates), parts)
 
 
-def _chunk_by_chunk(direction):
+def _chunk_by_chunk(direction, gates):
     size, elements = direction.size, direction.gradient_elements()
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
     panel_elements = direction.panel_elements()
-    sum_elements, gates = direction.sum_elements(), direction.gates
+    sum_elements = direction.sum_elements()
     memory = workspace(2 * elements + panel_elements + sum_elements + gates.elements(1), direction.x.dtype)
     base = memory.data_ptr()
     panels = base + size * 2 * elements
@@ -184,7 +183,7 @@ def _chunk_by_chunk(direction):
             products(*direction.gradient_arguments(t0, here, panels, sums, slabs, wants_dx, wants_dw))
 
 
-def _phase_by_phase(direction, parts):
+def _phase_by_phase(direction, gates, parts):
     size = direction.size
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
@@ -196,7 +195,7 @@ def _phase_by_phase(direction, parts):
     tasks = len(chunk_ranges) * sum_elements + len(slab_ranges) * panel_elements
     row_elements = direction.slabs * direction.shape.gradient_row
     elements = direction.rows.count * row_elements
-    gates, tasks = direction.gates, max(tasks, sum_elements)
+    tasks = max(tasks, sum_elements)
     memory = workspace(elements + tasks + gates.elements(parts), direction.x.dtype)
     base = memory.data_ptr()
     at = {t0: base + size * row_elements * direction.chunk(t0)[0] for t0 in chunks}

@@ -104,7 +104,7 @@ class Backward:
         self._recurrents = self._inputs if apart is None else apart
         self.dx = x.new_empty(x.shape) if needs_dx else None
         self._dh, self._dc = _started(dh_n, h0), None if c0 is None else _started(dc_n, c0)
-        self._fresh = [None if s is None else torch.zeros_like(s, dtype=torch.float32) for s in ragged[2:]]
+        self._fresh = [None if s is None else torch.zeros_like(s, dtype=torch.float32) for s in ragged[2:4]]
         c, dy_strides = None if c0 is None else states[1], (0, 0) if dy is None else dy.stride()[:2]
         arguments = (dy, *dy_strides, self._w_hh, h0, c0, states[0], c, gates, self._inputs, apart)
         arguments += (self._dh, self._dc, *ragged.for_kernels(), *self._fresh)

@@ -28,7 +28,7 @@ def gates_from_states(cell, x, h0, c0, groups, states, ragged):
     gates = x.new_empty(D, T, CELLS[cell].saved, B, H)
     steps = -(-PRODUCT_ROWS // B)
     for d, group in enumerate(groups):
-        before = [_before(d, *state, ragged.reset) for state in zip((h0, c0)[:S], states, ragged[2:])]
+        before = [_before(d, *state, ragged.reset) for state in zip((h0, c0)[:S], states, ragged[2:4])]
         for first in range(0, T, steps):
             part = slice(first, first + steps)
             _write(cell, x[part], group, [s[part] for s in before], gates[d, part])
