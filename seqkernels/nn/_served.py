@@ -37,7 +37,9 @@ class Served:
     _has_c = False  # whether hx is (h, c)
     _plan = None  # how the last plain call was made, for more of the kind; forgotten with any attribute that is set
     learn_initial_state = False
-    _weight_format = None
+    # What float32 weights are kept as for calls on a CPU that record no gradient: None, as they are; "bfloat16", or
+    # "int8", with a scale for each of their rows. The parameters stay.
+    weight_format = None
 
     def forward(self, input, hx=None):
         """As torch.nn's forward."""
@@ -52,7 +54,7 @@ class Served:
             tensors = (input, *self._given_states(hx), *weights)
             if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
                 done = self._by_plan(input, hx, weights)
-                return self._run(input, hx, weights, self._direct) if done is None else done
+                return self._run(input, hx, weights, self._direct()) if done is None else done
             if _check.plain(weights[0].dtype, *weights):
                 return self._run(input, hx, weights, _ops.recorded)
         if self.fallback_reason(input, hx) is None:
@@ -78,25 +80,13 @@ class Served:
         """Whether a call in this mode draws random numbers."""
         return False
 
-    @property
-    def weight_format(self):
-        """What float32 weights are kept as for calls on a CPU that record no gradient: None, as they are; "bfloat16",
-        or "int8", with a scale for each of their rows. The parameters stay. ValueError for any other.
-        """
-        return self._weight_format
-
-    @weight_format.setter
-    def weight_format(self, form):
-        if form is not None and form not in FORMS:
-            raise ValueError(f"weight_format must be None, {' or '.join(map(repr, FORMS))}, got {form!r}")
-        self._weight_format = form
-
-    @property
     def _direct(self):
         form = self.weight_format
         return direct.scan if form is None else partial(direct.scan, form=form)
 
     def __setattr__(self, name, value):
+        if name == "weight_format" and value is not None and value not in FORMS:
+            raise ValueError(f"weight_format must be None, {' or '.join(map(repr, FORMS))}, got {value!r}")
         self.__dict__.pop("_plan", None)
         super().__setattr__(name, value)
 
