@@ -42,11 +42,13 @@ def test_an_error_is_raised_when_no_task_runs_any_more(failing):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="interrupts are POSIX signals here")
 def test_an_interrupt_waits_for_the_workers():
-    ended = threading.Event()
+    ended, both = threading.Event(), threading.Barrier(2)
 
     def slow():
-        time.sleep(0.3)
-        ended.set()
+        both.wait()
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.3)
+            ended.set()
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -55,7 +57,7 @@ def test_an_interrupt_waits_for_the_workers():
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(KeyboardInterrupt):
-            threads.run([lambda: None, slow])
+            threads.run([slow, slow])
         assert ended.is_set()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

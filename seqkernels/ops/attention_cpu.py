@@ -15,7 +15,7 @@ from .rows import dense_rows, place, scale_of, scratch
 __all__ = ["backward", "decode", "forward", "is_decode", "remembered", "with_lse"]
 
 FEW = 8  # queries: up to here `decode` is the faster one, measured at 64 to 8192 keys
-_OPERATIONS_A_TASK = 4e7  # three times what it costs to hand a task to another thread, some 75 microseconds
+_OPERATIONS_A_TASK = 1e7  # three times what it costs to hand a task to another thread, some 20 microseconds
 _ITEMS = 16  # of a backward, at least, for as many threads, where chunks are long enough
 _CHUNK = 6 * groups.BLOCK  # keys, at least: so that packing the queries for each is a small part
 

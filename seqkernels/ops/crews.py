@@ -1,4 +1,8 @@
-"""Threads that take the steps of one scan together (kernels/cpu/crew.py), where its rows are too few to be split."""
+"""Threads that take the steps of one scan together, each its share of the units (kernels/cpu/crew.py).
+
+Beside threads that take rows apart: the shares are more even, and each reads its part of the weights alone; they meet
+after every step.
+"""
 
 from functools import partial
 
@@ -7,14 +11,14 @@ import numpy as np
 from . import threads
 from .compiled import compiled
 
-_STEP_BYTES = 1 << 18  # recurrent weights: reading less a step takes no longer than a few meetings
-_MOMENT = 200_000  # nanoseconds, about twice what it takes to hand work to a thread
+_STEP_OPERATIONS = 1 << 17  # a step of fewer, with a row's weights at least, takes no longer than a few meetings
+_MOMENT = 100_000  # nanoseconds, some times what it takes to hand work to a thread
 _PATIENCE = 1_000_000  # nanoseconds, beside the step's own time at a byte a nanosecond
 
 
 def members(B, shape, H):
     """How many threads may share the steps of a batch of B rows: 1 where that does not pay."""
-    if compiled().few_rows <= B or _step_bytes(shape, H) < _STEP_BYTES:
+    if 2 * B * shape.gates * H * H < _STEP_OPERATIONS:
         return 1
     return min(shape.slabs(H) // 2, compiled().crew.MOST)
 

@@ -109,7 +109,8 @@ class Scan:
         memory = None if gates else workspace(self.gates_elements, self._dtype)
         gates = gates or memory.data_ptr()
         parts = parts_for(self._operations)
-        rows = row_ranges(B, self._vectors, parts // len(self._directions), lengths)
+        members = min(parts, self._members) if len(self._directions) == 1 else 1
+        rows = row_ranges(B, self._vectors, 1 if members > 1 else parts // len(self._directions), lengths)
         tasks = []
         for direction, other in zip(self._directions, others):
             x_at, *x_steps, weights, h_at, c_at, y_at, y_time, y_row, states_at, gates_at = direction
@@ -121,11 +122,10 @@ class Scan:
             inputs = (x + x_at, *x_steps, *weights, h0 + h_at, c0 + c_at if c0 else 0)
             arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(self.keeps_gates), *self._sizes)
             tasks += [(*arguments, *ends, h_n + h_at, end, *other) for ends in rows]
-        members = min(parts, self._members)
         if parts == 1:
             for arguments in tasks:
                 self._kernel(*arguments, 0, 0)
-        elif len(tasks) == 1 and members > 1:
+        elif members > 1:
             crews.run(partial(self._kernel, *tasks[0]), members, self._patience)
         else:
             threads.run([partial(self._kernel, *arguments, 0, 0) for arguments in tasks])
