@@ -186,6 +186,7 @@ def test_the_bits_do_not_depend_on_the_threads(B, N, heads, T, p, causal):
 
 
 @pytest.mark.skipif(target.current().name == "AVX2", reason="all tests run on AVX2 here")
+@pytest.mark.slow
 def test_avx2_gives_the_same_answers():
     chosen = "grouped_heads or any_strides or no_key or long or scratch or dropout or drops"
     files = [__file__, os.path.join(os.path.dirname(__file__), "test_attention_training.py")]

@@ -4,14 +4,18 @@ import pytest
 import torch
 from agreement import error
 from attention_cases import inputs
-from test_attention_backward import EACH, by_kernels
+from test_attention_backward import by_kernels
 
 from seqkernels import explain, functional, nn
 from seqkernels import reference as oracle
 from seqkernels.ops import attention_cpu
 
+SLOW_EACH = pytest.mark.parametrize(
+    "dtype", (torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)), ids=("float32", "float64")
+)
 
-@EACH
+
+@SLOW_EACH
 @pytest.mark.parametrize("p", (0.1, 0.5, 1.0))
 @pytest.mark.parametrize("T, S, causal", ((1, 50, False), (33, 50, True), (70, 203, True), (40, 300, False)))
 def test_dropout_is_the_references(T, S, causal, p, dtype):
@@ -36,7 +40,7 @@ def test_dropout_is_the_references(T, S, causal, p, dtype):
 
 
 @pytest.mark.parametrize("seed", (0, -1, (1 << 63) - 1, -(1 << 63), 0xFFFFFFFF, 1 << 32))
-@EACH
+@SLOW_EACH
 def test_the_kernels_drop_what_the_reference_drops(seed, dtype):
     """All weights are alike, so that an output tells which of them are kept: values that are one at one key each."""
     T, S, seed = 70, 203, torch.tensor([seed])
@@ -127,7 +131,7 @@ def test_a_module_drops_out_in_training_alone():
     assert torch.equal(*runs)
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@SLOW_EACH
 @pytest.mark.parametrize("p, save", ((0.0, False), (0.3, True), (0.3, False)))
 def test_opcheck(p, save, dtype):
     q, k, v = (x.requires_grad_() for x in inputs(2, 4, 10, 12, 3, 2, 2, dtype))

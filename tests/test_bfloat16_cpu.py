@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from agreement import assert_agree
+from cell_cases import ALIKE
 from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.cpu import target
@@ -35,7 +36,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [pytest.param(c, marks=pytest.mark.slow if c in ALIKE else ()) for c in CELLS])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_forward_agrees(cell, shape):
     problem = Problem(cell, shape, torch.bfloat16)
@@ -144,11 +145,18 @@ def test_attention_agrees(T, S, D, Dv, heads):
 
 
 @pytest.mark.skipif(target.current().triple.split("-")[0] != "x86_64", reason="these are x86-64 instruction sets")
-@pytest.mark.parametrize("features", (AVX2, AVX512), ids=("avx2", "avx512 without the instruction"))
-def test_without_the_instruction(features, kernel_environment):
+@pytest.mark.parametrize(
+    "features, chosen",
+    (
+        (AVX2, "test_forward_agrees and lstm or rounding"),
+        pytest.param(AVX2, "test_forward_agrees and gru or nan_and or attention_agrees", marks=pytest.mark.slow),
+        pytest.param(AVX512, "test_forward_agrees and lstm or rounding or attention_agrees", marks=pytest.mark.slow),
+    ),
+    ids=("avx2", "avx2 the rest", "avx512 without the instruction"),
+)
+def test_without_the_instruction(features, chosen, kernel_environment):
     if features is AVX512 and target.current().name != "AVX-512":
         pytest.skip("this CPU has no AVX-512")
-    chosen = "test_forward_agrees and (lstm or gru) or rounding or nan_and or attention_agrees"
     command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", "-k", chosen, __file__]
     environment = {**kernel_environment, **features}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -5,15 +5,12 @@ import math
 import pytest
 import torch
 from agreement import assert_agree
+from cell_cases import cells_and_dtypes, in_float64
 from ragged_problem import RaggedProblem, twice
-from seqkernels.kernels.cells import CELLS
 from torch.library import opcheck
 
 from seqkernels import functional
 from seqkernels.ops import splits
-
-cells = pytest.mark.parametrize("cell", CELLS)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
 def lengths_of(T, B):
@@ -42,24 +39,21 @@ def assert_right(problem, *enters):
     assert_agree(problem.ours(*enters), exact, close)
 
 
-@cells
-@dtypes
+@cells_and_dtypes
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_lengths(cell, dtype, shape):
     lengths = [0] if shape[:2] == (1, 1) else lengths_of(*shape[:2])
     assert_right(RaggedProblem(cell, shape, dtype, [41] if shape[1] == 1 else lengths))
 
 
-@cells
-@dtypes
+@cells_and_dtypes
 @pytest.mark.parametrize("given", [True, False], ids=["given", "zero"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_resets(cell, dtype, shape, given):
     assert_right(RaggedProblem(cell, shape, dtype, None, marks_of(*shape[:2]), given))
 
 
-@cells
-@dtypes
+@cells_and_dtypes
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_lengths_and_resets(cell, dtype, shape):
     lengths = [41] if shape[1] == 1 else lengths_of(*shape[:2])
@@ -85,13 +79,13 @@ EXTREMES = {
 }
 
 
-@cells
+@in_float64()
 @pytest.mark.parametrize("lengths, marks", EXTREMES.values(), ids=EXTREMES)
 def test_extremes(cell, lengths, marks):
     assert_right(RaggedProblem(cell, (4, 4, 3, 18, 2, False, True), torch.float64, lengths, marks))
 
 
-@cells
+@in_float64()
 def test_what_lies_past_an_end_reaches_nothing(cell):
     problem = RaggedProblem(cell, (5, 4, 3, 18, 2, False, True), torch.float64, [3, 0, 5, 1], marks_of(5, 4))
     past = torch.arange(5)[:, None] >= problem.ragged.lengths
@@ -144,7 +138,7 @@ def test_functional_scan_and_second_gradients(cell, lengths, marks):
 STATES = [(True, True), (True, False), (False, True), (False, False)]
 
 
-@cells
+@in_float64()
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("lengths, marks", STATES)
 def test_all_states_on_request(cell, batch_first, lengths, marks):

@@ -18,7 +18,7 @@ SHAPES = {
     "step": (1, 2, 9, 70, {}),
     "wide": (1, 40, 30, 20, {}),
 }
-kinds = pytest.mark.parametrize("kind", ("LSTM", "GRU", "RNN"))
+kinds = pytest.mark.parametrize("kind", ("LSTM", "GRU", pytest.param("RNN", marks=pytest.mark.slow)))
 forms = pytest.mark.parametrize("form", FORMS)
 
 

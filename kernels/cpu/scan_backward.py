@@ -9,6 +9,7 @@ Operations: 2 T B G H H.
 """
 
 from ..cells import CELLS
+from .crew import functions as crew_parts
 from .gradient_product import gradient_product
 from .inner import inner
 from .layout import PANEL, layout
@@ -32,13 +33,14 @@ ARGUMENTS = (
     "dh0",  # (B, H) contiguous: a row is written with its first step
     "gradients",  # of this chunk
     *("later", "later_rows"),  # of the step after it, in a chunk of `later_rows` rows
-    "sums",  # scratch for B x PANEL W elements
+    "sums",  # scratch for B x PANEL W elements, for each member of a crew
     *("T", "B", "H"),
     *("t0", "count"),  # the chunk's steps
     *("first", "last"),  # rows, on the cuts of B
     *("steps", "marks"),  # steps.py; 0 for a dense scan
     *("reset_h", "reset_c"),  # (B, H) contiguous: what marked rows start again from
     *("dreset_h", "dreset_c"),  # (B, H) contiguous: added to
+    *("crew", "leads"),  # crew.py: threads that share the panels of each step; 0 where this one takes them all
 )
 
 
@@ -46,16 +48,21 @@ def build(cell, size):
     shape = layout(cell, size, True)
     W, units, gate_row, gradient_row = shape.lanes, shape.slab_units, shape.gate_row, shape.gradient_row
     arrive, back = _arrive(shape, CELLS[cell].states == 2), _step(shape, _cell_op(cell, shape))
-    rows_of, chunk_of, marks_of = step_parts()
+    (rows_of, chunk_of, marks_of), (join, meet) = step_parts(), crew_parts()
     blocks = shape.blocks
     panel_weights = PANEL * W * len(shape.u_slots) * units  # elements a slab
 
     @inner
     def scan(
         dy, dy_time, dy_row, dy_last, h, h_time, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0, gradients, later,
-        later_rows, sums, T, B, H, t0, count, first, last, steps, marks, reset_h, reset_c, dreset_h, dreset_c
+        later_rows, sums, T, B, H, t0, count, first, last, steps, marks, reset_h, reset_c, dreset_h, dreset_c,
+        crew, leads
     ):  # fmt: skip
-        slabs = -(-H // units)
+        slabs, panels = -(-H // units), -(-H // (PANEL * W))
+        member, together = join(crew, leads) if crew else (0, 1)
+        if together == 0:
+            return
+        sums += size * PANEL * W * B * member
         low, rows = chunk_of(steps, t0, count, B)
         carried = (sums, direct_h, dc, dh0, dreset_h, dreset_c)
         _, row, live_later, marked = rows_of(steps, t0 + count, T, B)
@@ -64,7 +71,7 @@ def build(cell, size):
             at, row, live, marked = rows_of(steps, t, T, B)
             at_before, _, live_before, _ = rows_of(steps, t - 1, T, B)
             mark = marks_of(marks, row, marked)
-            for panel in range(-(-H // (PANEL * W))):
+            for panel in range(panels * member // together, panels * (member + 1) // together):
                 unit = size * PANEL * W * panel
                 left = H - PANEL * W * panel
                 slab = PANEL * panel // blocks
@@ -80,6 +87,10 @@ def build(cell, size):
                 back(first, min(last, live), upstream, saved, out, (h_before, c_before), afters, (direct_h, dc), where)
             later, later_rows = gradients + size * gradient_row * (row - low), rows
             live_later, mark_later = live, mark
+            if crew:
+                together = meet(crew, member, together, t0 + count - 1 - t)
+                if together == 0:
+                    return
 
     return scan
 

@@ -34,7 +34,7 @@ def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=No
     dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
     out = q.new_empty(*q.shape[:3], v.shape[3])
     _run(q, k, v, mask, causal, scale, dropout_p, seed, out, None)
-    return out.to(dtype)
+    return out if out.dtype == dtype else out.to(dtype)
 
 
 def with_lse(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None):
@@ -43,12 +43,12 @@ def with_lse(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=N
     dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
     out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3])
     _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse)
-    return out.to(dtype), lse
+    return out if out.dtype == dtype else out.to(dtype), lse
 
 
 def _wide(*tensors):
     """The tensors, None among them, in what is computed in; masks of bools as they are."""
-    return [t if t is None or t.dtype == torch.bool else t.to(computed(t.dtype)) for t in tensors]
+    return [t if t is None or t.dtype != torch.bfloat16 else t.to(computed(t.dtype)) for t in tensors]
 
 
 def is_decode(T, S, mask, causal, dropout_p):

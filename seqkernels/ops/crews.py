@@ -16,11 +16,11 @@ _MOMENT = 100_000  # nanoseconds, some times what it takes to hand work to a thr
 _PATIENCE = 1_000_000  # nanoseconds, beside the step's own time at a byte a nanosecond
 
 
-def members(B, shape, H):
-    """How many threads may share the steps of a batch of B rows: 1 where that does not pay."""
+def members(B, shape, H, shares):
+    """How many threads may take `shares` parts of the steps of a batch of B rows: 1 where that does not pay."""
     if 2 * B * shape.gates * H * H < _STEP_OPERATIONS:
         return 1
-    return min(shape.slabs(H) // 2, compiled().crew.MOST)
+    return min(shares, compiled().crew.MOST)
 
 
 def patience(shape, H):

@@ -94,7 +94,7 @@ class Scan:
         chunk = shape.slabs(H) * shape.gate_row * (kept if keeps_gates else B * min(T, compiled().steps(B)))
         self.gates_elements = D * chunk
         self._vectors, self._operations = shape.vectors, 2.0 * D * count * shape.gates * H * (I + H)
-        self._members, self._patience = crews.members(B, shape, H), crews.patience(shape, H)
+        self._members, self._patience = crews.members(B, shape, H, shape.slabs(H) // 2), crews.patience(shape, H)
         self._states = size * D * kept * H  # bytes from the h of all steps to their c
         self._directions = [
             (*x[d], weights, stored * d * B * H, size * d * B * H, *y[d], size * d * kept * H, size * d * chunk)

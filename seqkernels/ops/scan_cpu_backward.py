@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from . import threads
+from . import crews, threads
 from .compiled import compiled
 from .packing import pack_backward, per_direction
 from .ragged import NOT_RAGGED
@@ -116,6 +116,10 @@ class _Backward:
             *self.resets,
         )
 
+    def members(self, parts):
+        """How many threads take the steps together."""
+        return min(parts, crews.members(self.B, self.shape, self.H, self.shape.panels(self.H)))
+
     def count(self, t0):
         return max(0, min(self.length, self.T - t0))
 
@@ -178,7 +182,7 @@ def _chunk_by_chunk(direction, gates):
     wants_dx, wants_dw = direction.dx is not None, direction.needs_dw
     for index, t0 in enumerate(direction.chunks()):
         here, later = (base + size * elements * (parity % 2) for parity in (index, index + 1))
-        steps(*direction.step_arguments(t0, gates.ready(t0, gate_memory, 1), here, later, sums, 0, direction.B))
+        steps(*direction.step_arguments(t0, gates.ready(t0, gate_memory, 1), here, later, sums, 0, direction.B), 0, 0)
         if wants_dx or wants_dw:
             products(*direction.gradient_arguments(t0, here, panels, sums, slabs, wants_dx, wants_dw))
 
@@ -188,14 +192,15 @@ def _phase_by_phase(direction, gates, parts):
     steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
     products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
     chunks = list(direction.chunks())
-    rows = row_ranges(direction.B, 4, parts, direction.rows.lengths)
+    members = direction.members(parts)
+    rows = row_ranges(direction.B, 4, 1 if members > 1 else parts, direction.rows.lengths)
     chunk_ranges = ranges(len(chunks), parts) if direction.dx is not None else []
     slab_ranges = ranges(direction.slabs, parts) if direction.needs_dw else []
     sum_elements, panel_elements = direction.sum_elements(), direction.panel_elements()
     tasks = len(chunk_ranges) * sum_elements + len(slab_ranges) * panel_elements
     row_elements = direction.slabs * direction.shape.gradient_row
     elements = direction.rows.count * row_elements
-    tasks = max(tasks, sum_elements)
+    tasks = max(tasks, sum_elements, members * direction.B * direction.shape.panel_columns)
     memory = workspace(elements + tasks + gates.elements(parts), direction.x.dtype)
     base = memory.data_ptr()
     at = {t0: base + size * row_elements * direction.chunk(t0)[0] for t0 in chunks}
@@ -204,7 +209,11 @@ def _phase_by_phase(direction, gates, parts):
     def take_steps(ready, first, last):
         for t0, saved in ready.items():
             later = at.get(t0 + direction.length, 0)
-            steps(*direction.step_arguments(t0, saved, at[t0], later, scratch, first, last))
+            arguments = direction.step_arguments(t0, saved, at[t0], later, scratch, first, last)
+            if members > 1:
+                crews.run(partial(steps, *arguments), members, crews.patience(direction.shape, direction.H))
+            else:
+                steps(*arguments, 0, 0)
 
     def into_x(index, first, last):
         sums = scratch + size * sum_elements * index
