@@ -107,7 +107,7 @@ def test_missing_peer_says_so(tmp_path, monkeypatch):
 def test_slow_peers_race_in_larger_amounts_only():
     peers = {subset: {peer for _, peer in grid.pairs(subset)[0]} for subset in ("quick", "full")}
     assert "compiled" not in peers["quick"] and "openvino" not in peers["quick"]
-    assert "compiled" in peers["full"] and {"torch", "torch-cell"} < peers["quick"]
+    assert "compiled" in peers["full"] and {"torch", "torch-cell"} <= peers["quick"]
 
 
 def test_commit_of_an_unrelated_checkout_is_not_taken(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def _product(m, n, size):
 
         @njit
         def run(a, stride, K, b, c, width):
-            tiles.store(product.product(m, n, size, a, stride, K, b, b), c, width)
+            tiles.store(product.product(m, n, size, size, size, a, stride, K, b, b), c, width)
 
         _PRODUCTS[m, n, size] = run
     return _PRODUCTS[m, n, size]

@@ -7,16 +7,13 @@ two vectors, so that a product over the chunk's rows reads both operands in orde
 less dh's.
 """
 
-from . import target
 from .gradient_product import gradient_product
 from .inner import inner
 from .layout import PANEL, WIDE, layout
 from .parts import load_part, store_part
-from .product import LINE
 from .steps import state_before, step_parts
-from .tiles import add, load, outer, prefetch, store, zeros
-
-_BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
+from .tiles import add, load, store, zeros
+from .weight_gradients import into_biases, into_weights
 
 ARGUMENTS = (
     "gradients",  # of this chunk
@@ -27,7 +24,7 @@ ARGUMENTS = (
     *("dx", "dx_time", "dx_row", "w_ih"),  # (T, B, I), 0: not wanted; W_ih packed for "x"
     "dx_add",  # 1: add to what is there
     *("dw_ih", "dw_hh"),  # (G H, I), (G H, H) contiguous; 0: not wanted
-    "db",  # (slabs, blocks, slots, W): sums of the gate gradients
+    *("db_ih", "db_hh"),  # (G H,) each; 0: not wanted
     "first_chunk",  # 1: write the sums; 0: add to them
     "panels",  # scratch for rows x (I or H, rounded up) elements
     "sums",  # scratch for rows x PANEL W elements
@@ -43,16 +40,16 @@ def build(cell, size):
     W = shape.lanes
     rows_of, chunk_of, marks_of = step_parts()
     multiply, write_x = gradient_product(shape, shape.x_slots), _write_x(shape, rows_of)
-    into_ih = _into_weights(shape, shape.x_slots)
-    into_hh = into_ih if shape.x_slots == shape.u_slots else _into_weights(shape, shape.u_slots)
+    into_ih = into_weights(shape, shape.x_slots)
+    into_hh = into_ih if shape.x_slots == shape.u_slots else into_weights(shape, shape.u_slots)
     pack, pack_before = _pack_columns(shape, rows_of), _pack_before(shape, rows_of, marks_of)
-    into_biases = _into_biases(shape)
+    biases = into_biases(shape)
     panel_weights = PANEL * W * len(shape.x_slots) * units
 
     @inner
     def gradients_of(
         gradients, T, B, t0, count, x, x_time, x_row, h, h_time, h0, dx, dx_time, dx_row, w_ih, dx_add, dw_ih, dw_hh,
-        db, first_chunk, panels, sums, I, H, slab_first, slab_last, steps, marks, reset_h
+        db_ih, db_hh, first_chunk, panels, sums, I, H, slab_first, slab_last, steps, marks, reset_h
     ):  # fmt: skip
         slabs = -(-H // units)
         low, rows = chunk_of(steps, t0, count, B)
@@ -66,7 +63,8 @@ def build(cell, size):
                 write_x(sums, chunk, (dx + size * column, dx_time, dx_row), I - column, dx_add)
         slab_range = (slab_first, slab_last)
         if dw_ih:
-            into_biases(gradients, slab_bytes, rows, db, first_chunk, slab_range)
+            if db_ih:
+                biases(gradients, slab_bytes, rows, db_ih, db_hh, H, first_chunk, slab_range)
             pack((x, x_time, x_row), chunk, I, panels)
             into_ih(gradients, slab_bytes, rows, panels, dw_ih, I, H, first_chunk, slab_range)
             pack_before((h, h_time, h0, reset_h, marks), chunk, H, panels)
@@ -136,98 +134,3 @@ def _pack_before(shape, rows_of, marks_of):
                     store(load_part(zeros(1, WIDE, size), (source, 0, 1, H - column)), target + size * wide * b, 0)
 
     return pack
-
-
-def _into_weights(shape, slots):
-    """dW (gates * H, N) (+)= D^T panels, for a range of slabs. A last panel of few columns has tiles half as wide."""
-    size, W, blocks, units, row_slots = shape.size, shape.lanes, shape.blocks, shape.slab_units, shape.slots
-    wide = shape.wide
-    tile, narrow = _weights_tile(WIDE, shape), _weights_tile(1, shape)
-
-    @inner
-    def run(gradients, slab_bytes, rows, panels, dw, N, H, first_chunk, slab_range):
-        for slab in range(slab_range[0], slab_range[1]):
-            for column in range(0, N, wide):
-                b = panels + size * rows * column
-                for block in range(blocks):
-                    unit = slab * units + block * W
-                    for gate, slot in enumerate(slots):
-                        a = gradients + slab_bytes * slab + size * (block * row_slots + slot) * W
-                        place = (dw + size * ((gate * H + unit) * N + column), N, H - unit, N - column)
-                        if N - column > W:
-                            tile(a, rows, b, place, first_chunk)
-                        else:
-                            narrow(a, rows, b, place, first_chunk)
-
-    return run
-
-
-def _weights_tile(n, shape):
-    """A function (a, rows, b, place, first_chunk): W units of a gate at a, times n vectors of a panel at b."""
-    size, W, gradient_row = shape.size, shape.lanes, shape.gradient_row
-    m = min(1 << (target.current().rows(n).bit_length() - 1), W)  # a divisor of W
-    multiply, ask = _down_rows(m, n, shape), _ask_for(m, n, shape)
-
-    @inner
-    def run(a, rows, b, place, first_chunk):
-        dw, N, units, columns = place
-        for lane in range(0, min(units, W), m):
-            here = (dw + size * N * lane, N, units - lane, columns)
-            ask(here)
-            acc = multiply(a + size * lane, gradient_row, rows, b)
-            if not first_chunk:
-                acc = add(acc, load_part(acc, here))
-            store_part(acc, here)
-
-    return run
-
-
-def _ask_for(m, n, shape):
-    """A function (place) that prefetches a tile of the weights' gradients, which is added to only at the end."""
-    size, width = shape.size, shape.size * n * shape.lanes
-
-    @inner
-    def ask(place):
-        for row in range(m):
-            for line in range(0, width, LINE):
-                prefetch(place[0] + size * place[1] * row + line)
-
-    return ask
-
-
-def _down_rows(m, n, shape):
-    """A function (a, a_row, rows, b) -> (m lanes of D, n vectors): D's lanes times packed rows, summed."""
-    size, wide = shape.size, shape.wide
-
-    @inner
-    def multiply(a, a_row, rows, b):
-        total = zeros(m, n, size)
-        for first in range(0, rows, _BLOCK):
-            block = zeros(m, n, size)
-            for row in range(first, min(first + _BLOCK, rows)):
-                block = outer(block, a + size * a_row * row, 1, b + size * wide * row)
-            total = add(total, block)
-        return total
-
-    return multiply
-
-
-def _into_biases(shape):
-    n, size = shape.blocks * shape.slots, shape.size
-    gradient_row = shape.gradient_row
-
-    @inner
-    def run(gradients, slab_bytes, rows, db, first_chunk, slab_range):
-        for slab in range(slab_range[0], slab_range[1]):
-            source, place = gradients + slab_bytes * slab, db + size * gradient_row * slab
-            total = zeros(1, n, size)
-            for start in range(0, rows, _BLOCK):
-                block = zeros(1, n, size)
-                for row in range(start, min(start + _BLOCK, rows)):
-                    block = add(block, load(block, source + size * gradient_row * row, 0))
-                total = add(total, block)
-            if not first_chunk:
-                total = add(total, load(total, place, 0))
-            store(total, place, 0)
-
-    return run

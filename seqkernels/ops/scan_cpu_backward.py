@@ -37,7 +37,7 @@ def backward(
     shared = (rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc0, needs_dw, resets, dresets)
     results = [_Backward(cell, d, groups[d], *shared) for d in range(len(h0))]
     _run_backward(results, gates)
-    dweights = [g for r in results for g in r.weight_gradients()] if needs_dw else None
+    dweights = [g for r in results for g in r.dweights] if needs_dw else None
     asked = [rows.unsort(made) for made, given in zip(dresets, ragged[2:4]) if given is not None]
     return rows.unpack(dx) if needs_dx else None, rows.unsort(dh0), rows.unsort(dc0), dweights, *asked
 
@@ -55,7 +55,8 @@ class _Backward:
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
         self.h0, self.c0, self.dh0, self.dc = (address(t, d) for t in (h0, c0, dh0, dc))
         self.states = [address(s, d) for s in states]
-        self.direct_h, self.zeros = torch.zeros_like(h0[d]), torch.zeros_like(h0[d])
+        self.zeros = torch.zeros_like(h0[d])
+        self.direct_h = torch.zeros_like(self.zeros) if self.shape.has_direct_h else self.zeros  # which nobody writes
         last = self.zeros if dh_n is None else dh_n[d]
         self.dy = (self.zeros.data_ptr(), 0, self.H)
         if dy is not None:
@@ -71,8 +72,7 @@ class _Backward:
         self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
         if needs_dw:
             new = torch.empty if self.T else torch.zeros
-            self.dw_ih, self.dw_hh = (new(w.shape, dtype=w.dtype) for w in weights[:2])
-            self.db = new(self.slabs * self.shape.gradient_row, dtype=x.dtype)
+            self.dweights = [new(w.shape, dtype=w.dtype) for w in weights]
 
     def chunks(self):
         """The first steps of the chunks, the last one first."""
@@ -128,7 +128,8 @@ class _Backward:
         dx = (0, 0, 0, 0)
         if wants_dx:
             dx = (*self.rows.place(self.dx, self.d), self.w_ih.data_ptr())
-        weights = (self.dw_ih.data_ptr(), self.dw_hh.data_ptr(), self.db.data_ptr()) if wants_dw else (0, 0, 0)
+        weights = [w.data_ptr() for w in self.dweights] if wants_dw else []
+        weights += [0] * (4 - len(weights))
         return (
             *(here, self.T, self.B, t0, self.count(t0)),
             *self.rows.place(self.x, self.d),
@@ -140,16 +141,6 @@ class _Backward:
             *(panels, sums, self.I, self.H, *slabs),
             *self.ragged,
         )
-
-    def weight_gradients(self):
-        """The gradients of this direction's weights, in their order."""
-        gradients = [self.dw_ih, self.dw_hh]
-        if len(self.weights) == 4:
-            shape = self.shape
-            sums = self.db.view(self.slabs, shape.blocks, shape.slots, shape.lanes)
-            rows = sums.permute(2, 0, 1, 3).reshape(shape.slots, -1)[:, : self.H].unbind()
-            gradients += [torch.cat([rows[slot] for slot in slots]) for slots in (shape.x_slots, shape.u_slots)]
-        return gradients
 
 
 def _run_backward(directions, gates):
