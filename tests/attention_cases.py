@@ -6,6 +6,8 @@ import torch
 from agreement import error
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
+from seqkernels import reference as oracle
+
 FLOATS = (torch.float32, torch.float64)
 SIZES = (1, 8, 33, 64, 80, 128, 200)
 
@@ -98,3 +100,31 @@ def assert_right(ours, q, k, v, mask=None, causal=False, scale=None, dout=None):
         if name == "lse":  # whose error is a relative one of all weights
             got *= min(1.0, wanted.abs().max().item() or 1.0)
         assert got <= allowed, f"{name} of q {tuple(q.shape)}, v {tuple(v.shape)}: {got:.2e}, allowed {allowed:.2e}"
+
+
+def partly_blind(kind):
+    """A mask (40, 200), "bool" or "float", with rows 3 and 39 that see no key."""
+    mask = torch.rand(40, 200) < 0.5
+    mask[3] = mask[39] = False
+    mask[5, :150], mask[6, 10:] = False, False  # whole blocks of keys are hidden, but not all
+    return torch.where(mask, 0.0, -math.inf) if kind == "float" else mask
+
+
+def assert_drops_right(run, T, S, causal, p, dtype):
+    """run(q, k, v, dout, mask, causal, scale, p, seed) -> out, lse, dq, dk, dv, against the formulas with the dropped
+    weights written out in plain torch operators; then the arguments, and what run returned."""
+    q, k, v = inputs(2, 4, T, S, 16, 8, 2, dtype)
+    dout, mask, seed = torch.randn(2, 4, T, 8, dtype=dtype), torch.rand(T, S) < 0.8, torch.tensor([-(1 << 62) - 7])
+    given = q, k, v, dout, mask, causal, None, p, seed
+    out, lse, *gradients = run(*given)
+
+    def exactly(*tensors):
+        q, k, v, dout = tensors
+        dropped = oracle.scaled_dot_product_attention(q, k, v, mask, p, causal, enable_gqa=True, seed=seed)
+        return dropped, *oracle.attention_gradients(dout, q, k, v, mask, causal, None, p, seed)[:3]
+
+    rounded, exact = exactly(q, k, v, dout), exactly(*(x.double() for x in (q, k, v, dout)))
+    for name, ours, plain, wanted in zip(("out", "dq", "dk", "dv"), (out, *gradients), rounded, exact, strict=True):
+        allowed = 1e-12 if dtype == torch.float64 else max(2 * error(plain, wanted), 8 * torch.finfo(dtype).eps)
+        assert error(ours, wanted) <= allowed, name
+    return given, (out, lse, *gradients)

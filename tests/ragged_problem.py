@@ -49,3 +49,14 @@ def twice(problem, dtype, impl, **options):
     first = torch.autograd.grad(sum(t.square().sum() for t in out), wanted, create_graph=True)
     second = torch.autograd.grad(sum(t.square().sum() for t in first), wanted)
     return {f"{i}": t.detach() for i, t in enumerate((*out, *first, *second))}
+
+
+def empty_batch():
+    """The arguments and options of `functional.scan` for a batch of no rows, whose gradients are of the right sizes."""
+    problem = RaggedProblem("lstm", (2, 0, 3, 4, 1, False, True), torch.float32, None, [])
+    dreset = [t.requires_grad_() for t in problem.reset_state]
+    given = ("lstm", problem.x, problem.h, problem.c, problem.weights)
+    options = {"lengths": torch.ones(0).long(), "reset": problem.ragged.reset, "reset_state": dreset}
+    y, h_n, c_n, *_ = functional.scan(*given, **options, impl="kernel")
+    assert [t.shape for t in torch.autograd.grad(y.sum() + c_n.sum(), dreset)] == [(1, 0, 4)] * 2
+    return given, options

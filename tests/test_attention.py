@@ -7,15 +7,15 @@ import sys
 
 import pytest
 import torch
-from attention_cases import FLOATS, SIZES, check, inputs
+from attention_cases import FLOATS, SIZES, check, inputs, partly_blind
 from seqkernels.kernels.cpu import target
+from test_target import AVX2
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
 from seqkernels.ops import rows
 from seqkernels.ops.attention_cpu import forward
 
 LENGTHS = (1, 2, 5, 63, 64, 65, 130)
-AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+bmi,+bmi2"}
 
 
 @pytest.mark.parametrize("causal", (False, True), ids=("full", "causal"))
@@ -74,12 +74,7 @@ def test_masks_of_any_strides(dtype):
 
 @pytest.mark.parametrize("kind", ("bool", "float"))
 def test_rows_that_see_no_key_are_zero(kind):
-    q, k, v = inputs(1, 2, 40, 200, 16)
-    mask = torch.rand(40, 200) < 0.5
-    mask[3] = mask[39] = False
-    mask[5, :150], mask[6, 10:] = False, False  # whole blocks of keys are hidden, but not all
-    if kind == "float":
-        mask = torch.where(mask, 0.0, -math.inf)
+    (q, k, v), mask = inputs(1, 2, 40, 200, 16), partly_blind(kind)
     check(forward, q, k, v, mask)
     ours = forward(q, k, v, mask)
     assert (ours[:, :, [3, 39]] == 0).all()

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from attention_cases import FLOATS, SIZES, assert_right, exact, inputs
+from attention_cases import FLOATS, SIZES, assert_right, exact, inputs, partly_blind
 from seqkernels.kernels.cpu import target
-from test_attention import AVX2, LENGTHS, MASKS
+from test_attention import LENGTHS, MASKS
+from test_target import AVX2
 
 from seqkernels import reference as oracle
 from seqkernels.ops import attention_cpu, rows
@@ -93,12 +94,7 @@ def test_inputs_of_any_strides(dtype):
 
 @pytest.mark.parametrize("kind", ("bool", "float"))
 def test_rows_that_see_no_key_give_nothing(kind):
-    q, k, v = inputs(1, 2, 40, 200, 16)
-    mask = torch.rand(40, 200) < 0.5
-    mask[3] = mask[39] = False
-    mask[5, :150], mask[6, 10:] = False, False  # whole blocks of keys are hidden, but not all
-    if kind == "float":
-        mask = torch.where(mask, 0.0, -math.inf)
+    (q, k, v), mask = inputs(1, 2, 40, 200, 16), partly_blind(kind)
     out, _, dq, _, _ = check(q, k, v, mask)
     assert (out[:, :, [3, 39]] == 0).all() and (dq[:, :, [3, 39]] == 0).all()
     nothing = by_kernels(q, k, v, torch.randn(1, 2, 40, 16), torch.zeros(40, 200, dtype=torch.bool))

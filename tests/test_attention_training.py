@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from agreement import error
-from attention_cases import inputs
+from attention_cases import assert_drops_right, inputs
 from test_attention_backward import by_kernels
 
 from seqkernels import explain, functional, nn
@@ -20,21 +19,8 @@ SLOW_EACH = pytest.mark.parametrize(
 @pytest.mark.parametrize("T, S, causal", ((1, 50, False), (33, 50, True), (70, 203, True), (40, 300, False)))
 def test_dropout_is_the_references(T, S, causal, p, dtype):
     """Against the formulas with the dropped weights written out in plain torch operators."""
-    q, k, v = inputs(2, 4, T, S, 16, 8, 2, dtype)
-    dout, mask = torch.randn(2, 4, T, 8, dtype=dtype), torch.rand(T, S) < 0.8
-    seed = torch.tensor([-(1 << 62) - 7])
-    out, lse, *gradients = by_kernels(q, k, v, dout, mask, causal, None, p, seed)
-
-    def exactly(*tensors):
-        q, k, v, dout = tensors
-        dropped = oracle.scaled_dot_product_attention(q, k, v, mask, p, causal, enable_gqa=True, seed=seed)
-        return dropped, *oracle.attention_gradients(dout, q, k, v, mask, causal, None, p, seed)[:3]
-
-    rounded, exact = exactly(q, k, v, dout), exactly(*(x.double() for x in (q, k, v, dout)))
-    for name, ours, plain, wanted in zip(("out", "dq", "dk", "dv"), (out, *gradients), rounded, exact, strict=True):
-        allowed = 1e-12 if dtype == torch.float64 else max(2 * error(plain, wanted), 8 * torch.finfo(dtype).eps)
-        assert error(ours, wanted) <= allowed, name
-    assert torch.equal(lse, by_kernels(q, k, v, dout, mask, causal)[1])
+    given, (out, lse, *gradients) = assert_drops_right(by_kernels, T, S, causal, p, dtype)
+    assert torch.equal(lse, by_kernels(*given[:6])[1])
     if p == 1:
         assert not any(x.any() for x in (out, *gradients))
 

@@ -10,6 +10,7 @@ from cell_cases import ALIKE
 from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
 from seqkernels.kernels.cpu import target
+from test_target import AVX2
 
 from seqkernels import Stream, nn
 from seqkernels.ops import attention_cpu, scan_cpu
@@ -22,7 +23,6 @@ SHAPES = {
     "blocks": (20, 40, 65, 130, 1, True, True),
     "deep": (2, 7, 601, 530, 1, False, False),
 }
-AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+bmi,+bmi2"}
 AVX512 = {
     "NUMBA_CPU_NAME": "skylake-avx512",
     "NUMBA_CPU_FEATURES": AVX2["NUMBA_CPU_FEATURES"] + ",+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512cd",

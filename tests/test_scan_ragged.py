@@ -6,7 +6,7 @@ import pytest
 import torch
 from agreement import assert_agree
 from cell_cases import cells_and_dtypes, in_float64
-from ragged_problem import RaggedProblem, twice
+from ragged_problem import RaggedProblem, empty_batch, twice
 from torch.library import opcheck
 
 from seqkernels import functional
@@ -210,12 +210,7 @@ def test_recompute_gives_the_same_gradients():
 
 
 def test_an_empty_batch():
-    problem = RaggedProblem("lstm", (2, 0, 3, 4, 1, False, True), torch.float32, None, [])
-    dreset = [t.requires_grad_() for t in problem.reset_state]
-    given = ("lstm", problem.x, problem.h, problem.c, problem.weights)
-    options = {"lengths": torch.ones(0).long(), "reset": problem.ragged.reset, "reset_state": dreset}
-    y, h_n, c_n, *_ = functional.scan(*given, **options, impl="kernel")
-    assert [t.shape for t in torch.autograd.grad(y.sum() + c_n.sum(), dreset)] == [(1, 0, 4)] * 2
+    given, options = empty_batch()
     with torch.no_grad():
         out = functional.scan(*given, **options, return_states=True, impl="kernel")
     assert out.c.shape == (1, 2, 0, 4) and out.gates.shape == (1, 2, 4, 0, 4)

@@ -2,16 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
-from agreement import error
-from attention_cases import assert_right, by_torch, exact, inputs
+from attention_cases import assert_drops_right, assert_right, by_torch, exact, inputs
 from device import INTERPRETED
 from seqkernels.kernels.gpu.attention_configs import Config, config_for
 from triton_attention_cases import DTYPES, SMALL, TALL, WIDE, by_triton
-
-from seqkernels import reference as oracle
 
 
 def check(q, k, v, mask=None, causal=False, scale=None, config=SMALL, dout=None):
@@ -133,20 +131,8 @@ def test_a_key_of_the_future_does_not_reach_the_past():
 @pytest.mark.parametrize("p, causal, config", ((0.2, False, WIDE), (0.7, True, TALL), (1.0, False, None)))
 def test_dropout(p, causal, config, dtype):
     """Against the formulas with the dropped weights written out in plain torch operators."""
-    q, k, v = inputs(2, 4, 33, 50, 16, 8, 2, dtype)
-    dout, mask, seed = torch.randn(2, 4, 33, 8, dtype=dtype), torch.rand(33, 50) < 0.8, torch.tensor([-(1 << 62) - 7])
-    out, lse, *gradients = by_triton(q, k, v, dout, mask, causal, None, p, seed, config)
-
-    def exactly(*tensors):
-        q, k, v, dout = tensors
-        dropped = oracle.scaled_dot_product_attention(q, k, v, mask, p, causal, enable_gqa=True, seed=seed)
-        return dropped, *oracle.attention_gradients(dout, q, k, v, mask, causal, None, p, seed)[:3]
-
-    rounded, exact = exactly(q, k, v, dout), exactly(*(x.double() for x in (q, k, v, dout)))
-    for name, ours, plain, wanted in zip(("out", "dq", "dk", "dv"), (out, *gradients), rounded, exact, strict=True):
-        allowed = max(2 * error(plain, wanted), 8 * torch.finfo(dtype).eps)
-        assert error(ours, wanted) <= allowed, name
-    torch.testing.assert_close(lse, by_triton(q, k, v, dout, mask, causal, config=config)[1])
+    given, (_, lse, *_) = assert_drops_right(partial(by_triton, config=config), 33, 50, causal, p, dtype)
+    torch.testing.assert_close(lse, by_triton(*given[:6], config=config)[1])
 
 
 def test_large_scores():
