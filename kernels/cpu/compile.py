@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import tempfile
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import RLock
 
@@ -57,6 +57,13 @@ def kernel(name, **parameters):
                 _entries[key] = _load(name, parameters)
             entry = _entries[key]
     return entry
+
+
+@cache
+def address(entry):
+    """Of a kernel's entry point as a function of C, of 64-bit integers."""
+    (compiled,) = entry.overloads.values()
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
 
 def compilations():

@@ -1,7 +1,5 @@
 """Attention on the CPU: lays out inputs, splits the work over threads."""
 
-from functools import partial
-
 import torch
 
 from ..kernels import dropout
@@ -15,7 +13,7 @@ from .rows import dense_rows, place, scale_of, scratch
 __all__ = ["backward", "decode", "forward", "is_decode", "remembered", "with_lse"]
 
 FEW = 8  # queries: up to here `decode` is the faster one, measured at 64 to 8192 keys
-_OPERATIONS_A_TASK = 1e7  # three times what it costs to hand a task to another thread, some 20 microseconds
+_OPERATIONS_A_TASK = 2e6  # 20 us of one core, against 4 us to hand work over
 _ITEMS = 16  # of a backward, at least, for as many threads, where chunks are long enough
 _CHUNK = 6 * groups.BLOCK  # keys, at least: so that packing the queries for each is a small part
 
@@ -78,7 +76,7 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     need = attention.workspace(size, D, Dv)
     start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, together, i, items, tasks) for i in range(tasks)]
-    threads.run([partial(entry, *arguments, *inputs.generator, *own) for own in rest])
+    threads.run(entry, [(*arguments, *inputs.generator, *own) for own in rest])
 
 
 def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None):
@@ -106,7 +104,7 @@ def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=
     need = attention_backward.workspace(size, D, Dv)
     start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, i, tasks, items) for i in range(tasks)]
-    threads.run([partial(entry, *arguments, *layout, *own) for own in rest])
+    threads.run(entry, [(*arguments, *layout, *own) for own in rest])
     for i in range(1, chunks):
         first = chunk * i if causal else 0  # the queries before it see none of the chunk
         dq[:, :, first:] += others[i - 1, :, :, first:]

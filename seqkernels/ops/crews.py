@@ -4,15 +4,13 @@ Beside threads that take rows apart: the shares are more even, and each reads it
 after every step.
 """
 
-from functools import partial
-
 import numpy as np
 
 from . import threads
 from .compiled import compiled
 
 _STEP_OPERATIONS = 1 << 17  # a step of fewer, with a row's weights at least, takes no longer than a few meetings
-_MOMENT = 100_000  # nanoseconds, some times what it takes to hand work to a thread
+_MOMENT = 100_000  # nanoseconds, many times what it takes to hand work to a thread that waits for it
 _PATIENCE = 1_000_000  # nanoseconds, beside the step's own time at a byte a nanosecond
 
 
@@ -32,8 +30,8 @@ def _step_bytes(shape, H):
     return shape.size * shape.gates * H * H
 
 
-def run(kernel, wanted, patience):
-    """kernel(crew, leads) by `wanted` threads, this one leading, or by fewer where they do not come."""
+def run(kernel, arguments, wanted, patience):
+    """kernel(*arguments, crew, leads) by `wanted` threads, this one leading, or by fewer where they do not come."""
     crew = compiled().crew
     memory = np.zeros((crew.WORDS, crew.WORD // 8), np.int64)
     memory[:3, 0] = wanted, _MOMENT, patience
@@ -42,4 +40,5 @@ def run(kernel, wanted, patience):
     def dismiss():
         memory[crew.GO, 0] = crew.DISMISSED
 
-    threads.run_led(partial(kernel, address, 1), [partial(kernel, address, 0)] * (wanted - 1), dismiss)
+    members = [(*arguments, address, 0)] * (wanted - 1)
+    threads.run_led(kernel, (*arguments, address, 1), members, dismiss)

@@ -4,7 +4,6 @@ All pointers that reach a kernel come from tensors whose extents are fixed here:
 (kernels/cpu/layout.py), and x, y and their gradients by (T, B, last dimension of stride 1).
 """
 
-from functools import partial
 from math import prod
 
 import torch
@@ -126,9 +125,9 @@ class Scan:
             for arguments in tasks:
                 self._kernel(*arguments, 0, 0)
         elif members > 1:
-            crews.run(partial(self._kernel, *tasks[0]), members, self._patience)
+            crews.run(self._kernel, tasks[0], members, self._patience)
         else:
-            threads.run([partial(self._kernel, *arguments, 0, 0) for arguments in tasks])
+            threads.run(self._kernel, [(*arguments, 0, 0) for arguments in tasks])
 
 
 def _widened(cell, x, h0, c0, weights, batch_first, ragged, recompute):

@@ -1,6 +1,5 @@
 """Where the backward of a scan on a CPU finds the gates of a chunk of steps: kept, or made anew one chunk at a time."""
 
-from functools import partial
 from math import prod
 
 from seqkernels.kernels.cells import CELLS
@@ -54,11 +53,11 @@ class Anew:
         one = self.direction
         make = compiled().kernel("scan_gates", cell=one.cell, size=one.size)
         scratch = base + one.size * self.gate_elements
-        tasks = []
+        calls = []
         for i, slabs in enumerate(ranges(one.slabs, parts)):
             place = scratch + one.size * self.scratch_elements * i
-            tasks.append(partial(make, *self._arguments(t0, base, slabs), place))
-        threads.run(tasks)
+            calls.append((*self._arguments(t0, base, slabs), place))
+        threads.run(make, calls)
         return base
 
     def _arguments(self, t0, gates, slabs):

@@ -1,54 +1,60 @@
-"""Threads for kernels that release the GIL. Their number follows `torch.get_num_threads()`.
+"""Threads for kernels. Their number follows `torch.get_num_threads()`.
 
 Where torch itself runs on GNU OpenMP, so do they: on the same threads, which wait for work in a loop for a while after
-each operation of torch's, and would keep others from their cores. A child of a fork has none of them, and OpenMP would
-wait for them: there, and where there is no such OpenMP, a pool of our own is used.
+each operation of torch's, and would keep others from their cores. They run compiled code alone
+(kernels/cpu/region.py), so that none of them waits for the interpreter. A child of a fork has none of them, and OpenMP
+would wait for them: there, and where there is no such OpenMP, a pool of Python's is used.
 """
 
 import ctypes
 import os
+from array import array
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from itertools import count
+from itertools import chain
 from threading import Lock
 
 import torch
 
-_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+from .compiled import compiled
+
 _lock = Lock()
 _pool = None
 _forked = False
 
 
-def run(tasks):
-    """Call every task; return when all are done. At most `torch.get_num_threads()` of them run at once.
+def run(kernel, calls):
+    """Call the kernel with each of some tuples of integers; return when all have been made. At most
+    `torch.get_num_threads()` run at once.
 
-    Tasks write to memory that the caller may free when it is told of an exception, so that an exception, an interrupt
-    included, is raised only when no task runs any more.
+    Kernels write to memory that the caller may free when it is told of an exception, so that an interrupt is raised
+    only when none runs any more.
     """
-    threads = min(len(tasks), torch.get_num_threads())
+    threads = min(len(calls), torch.get_num_threads())
     if threads <= 1:
-        _run_all(tasks)
+        for call in calls:
+            kernel(*call)
     elif _openmp() is not None and not _forked:
-        _run_region(tasks, threads)
+        _run_region(kernel, calls, threads)
     else:
-        _run_in_pool(tasks, threads)
+        _run_in_pool(kernel, calls, threads)
 
 
-def run_led(leader, members, dismiss):
-    """Call leader and the members beside it, and return when none of them runs any more. Those that come to run after
-    the leader find that out themselves; dismiss is called before anything is raised."""
+def run_led(kernel, leader, members, dismiss):
+    """Call the kernel with leader, a tuple of integers, and with members beside it, each in a thread of its own; return
+    when none runs any more. Those that come to run after the leader find that out themselves; dismiss is called before
+    anything is raised."""
     if _openmp() is not None and not _forked:
-        _run_region([leader, *members], 1 + len(members), dismiss)
+        _run_region(kernel, [leader, *members], 1 + len(members))
         return
     futures = []
     try:
         try:
             for member in members:
-                futures.append(_executor().submit(member))
+                futures.append(_executor().submit(kernel, *member))
         except RuntimeError:  # the interpreter is ending and takes no more work
             pass
-        leader()
+        kernel(*leader)
     finally:
         dismiss()
         _wait([future for future in futures if not future.cancel()])
@@ -61,46 +67,43 @@ def _openmp():
         return None
     enter = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if enter is not None:
-        enter.argtypes, enter.restype = (_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        enter.argtypes, enter.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return enter
 
 
-def _run_region(tasks, threads, dismiss=lambda: None):
-    """The tasks in a parallel region, whose threads take one after another in their order."""
-    places, errors = count(), []
-
-    def region(_):
-        try:
-            while (place := next(places)) < len(tasks):
-                tasks[place]()
-        except BaseException as error:
-            errors.append(error)
-            dismiss()
-
-    _openmp()(_Region(region), None, threads, 0)
-    if errors:
-        raise errors[0]
+@cache
+def _region(count):
+    """(the address of the function that a region's threads run for kernels of `count` arguments, its header's size)."""
+    return compiled().address(compiled().kernel("region", count=count)), compiled().region_header
 
 
-def _run_in_pool(tasks, threads):
-    shares, futures = [tasks[i::threads] for i in range(threads)], []
+def _run_region(kernel, calls, threads):
+    """The calls in a parallel region, whose threads take one after another in their order."""
+    entry, header = _region(len(calls[0]))
+    head = (0, len(calls), compiled().address(kernel), *[0] * (header - 3))
+    memory = array("q", chain(head, *calls))
+    _openmp()(entry, memory.buffer_info()[0], threads, 0)
+
+
+def _run_in_pool(kernel, calls, threads):
+    shares, futures = [calls[i::threads] for i in range(threads)], []
     try:
         for share in shares[1:]:
-            futures.append(_submit(share))
-        _run_all(shares[0])
+            futures.append(_submit(kernel, share))
+        _run_all(kernel, shares[0])
     finally:
         _wait(futures)
     for future in futures:
         future.result()
 
 
-def _submit(share):
+def _submit(kernel, share):
     """A future of the share; done at once by this thread where the interpreter is ending and takes no more work."""
     try:
-        return _executor().submit(_run_all, share)
+        return _executor().submit(_run_all, kernel, share)
     except RuntimeError:
         future = Future()
-        future.set_result(_run_all(share))
+        future.set_result(_run_all(kernel, share))
         return future
 
 
@@ -117,9 +120,9 @@ def _wait(futures):
         raise interrupt
 
 
-def _run_all(tasks):
-    for task in tasks:
-        task()
+def _run_all(kernel, calls):
+    for call in calls:
+        kernel(*call)
 
 
 def _executor():
