@@ -15,8 +15,8 @@ SUBSETS = ("quick", "default", "full")
 class Case:
     """One row of the grid: an operation at a shape, in a mode.
 
-    mode: "forward" (inference), "training" (forward and backward), "backward" (of attention alone) or "step" (one time
-    step).
+    mode: "forward" (inference), "training" (forward and backward; of a cell over T steps in a loop), "backward" (of
+    attention alone) or "step" (one time step).
     ragged: the rows end at `lengths`, and come as a PackedSequence.
     subset: the smallest of "quick", "default" and "full" that holds the case.
     """
@@ -104,7 +104,7 @@ def _steps():
         for H in (64, 128, 256, 512):
             yield Case(cell, "step", H=H, subset="default" if (operation, H) == ("lstm", 128) else "full")
         yield Case(cell, "step", B=32, H=200)
-        yield Case(cell, "training", B=32, H=256)
+        yield Case(cell, "training", T=16, B=32, H=256)
         yield Case(operation, "step", B=32, H=256)
         if operation != "lstm":
             yield Case(operation, "step", H=512)

@@ -16,7 +16,8 @@ from .cases import ATTENTION, MODULES, Case
 class Problem:
     """Inputs of a case.
 
-    inputs: for recurrent cases x (T,B,I) or (B,I), then h (L*D,B,H) or (B,H) and, for an LSTM, c like h;
+    inputs: for recurrent cases x (T,B,I), or (B,I) for a cell's step, then h (L*D,B,H) or (B,H) and, for an LSTM, c
+    like h;
     for attention q, k, v (B,N,T,D), the query (B,N,1,D) for decode. weights: torch.nn's state dict, or None.
     dy: the gradient of y that training starts from, (T,B,D*H), that of attention's output, like q, or None.
     batch_sizes: of ragged rows the rows at each step, (T,) int64; x and dy are the data of a PackedSequence then,
@@ -73,7 +74,8 @@ def make(case, seed=0, device="cpu"):
         weights = {key: value.to(device) for key, value in module(torch.nn, case, dtype).state_dict().items()}
     states = 2 if case.operation.startswith("lstm") else 1
     directions = 1 + case.bidirectional
-    steps, lead = ((), ()) if case.cell else ((case.T,), (case.L * directions,))
+    steps = () if case.cell and case.mode == "step" else (case.T,)
+    lead = () if case.cell else (case.L * directions,)
     x = normal(*steps, case.B, case.H)
     given = tuple(normal(*lead, case.B, case.H) for _ in range(states))
     dy = normal(*steps, case.B, case.H * directions) if case.mode == "training" else None
@@ -105,7 +107,8 @@ def grad_mode(case):
 def call(library, problem):
     """A function without arguments that runs the problem. In training mode it returns the outputs, then the gradients
     of x and of every weight, or of q, k and v; in backward mode the gradients of q, k and v, from an output made once;
-    else what the library returns. To be called in `grad_mode(case)`.
+    else what the library returns. To be called in `grad_mode(case)`. Weights count as changed before every call in
+    training mode, as an optimizer changes them: what was packed of them is of no use any more.
     """
     case = problem.case
     if case.operation in ATTENTION:
@@ -114,7 +117,8 @@ def call(library, problem):
     x = problem.inputs[0]
     if case.mode == "training":
         x = x.clone().requires_grad_()
-        return _training(partial(net, problem.given(x), hidden), [x, *net.parameters()], problem.dy)
+        run = partial(_in_a_loop, net) if case.cell else net
+        return _training(partial(run, problem.given(x), hidden), [x, *net.parameters()], problem.dy)
     return partial(net.eval(), problem.given(x), hidden)
 
 
@@ -129,10 +133,20 @@ def _attention(library, problem):
     return partial(torch.autograd.grad, forward(), leaves, problem.dy, retain_graph=True)
 
 
+def _in_a_loop(cell, x, state):
+    """(h of all steps, the last state) of a cell."""
+    steps = []
+    for x_t in x:
+        state = cell(x_t, state)
+        steps.append(state[0] if isinstance(state, tuple) else state)
+    return torch.stack(steps), state
+
+
 def _training(forward, leaves, dy):
     def train():
         for leaf in leaves:
             leaf.grad = None
+        torch.autograd.graph.increment_version(leaves)
         outputs = flat(forward())
         outputs[0].backward(dy)
         return [*(tensor.detach() for tensor in outputs), *(leaf.grad for leaf in leaves)]

@@ -1,48 +1,72 @@
 """Rows of gate gradients times the weights that carry them back: to h, step by step, and to x."""
 
 from .inner import inner
-from .layout import PANEL
+from .layout import PANEL, panel_start
 from .product import BLOCK, LINE, accumulate, by_rows
 from .tiles import add, load, store, zeros
 
 
 def gradient_product(shape, slots):
-    """A function (first, last, B, operands, sums): sums (B, PANEL W) = gradients (B, slots of all units) times a panel.
+    """A function (panel, wide, rows, operands, sums): sums (B, n W) = gradients (B, slots of all units) times a panel
+    of n vectors, one of the first `wide` ones or narrow (layout.py).
 
-    operands: gradients, the bytes of a slab of them, slabs, the packed panel. Block by block of
-    BLOCK terms, all rows: so a block of weights is read from the cache by all rows before the next one is needed.
+    rows: first, last, B; operands: gradients, the rows of a slab of them, H, the packed panels.
     """
-    size, W = shape.size, shape.lanes
-    slab_weights = size * PANEL * W * shape.blocks * len(slots) * W
-    group = max(1, BLOCK * size * PANEL * W // slab_weights)
-    add_block = by_rows(lambda m: _add_block(m, shape, slots, slab_weights), PANEL)
+    size, W, units, gradient_row = shape.size, shape.lanes, shape.slab_units, shape.size * shape.gradient_row
+    start_of, column = inner(panel_start), size * shape.lanes * units * len(slots) * W  # bytes of a vector in a slab
+    multiply_wide, multiply_narrow = (_panel_product(shape, slots, n) for n in (PANEL, shape.narrow))
 
     @inner
-    def run(first, last, B, operands, sums):
-        gradients, slab_bytes, slabs, packed = operands
-        for slab in range(0, slabs, group):
-            here = (gradients + slab_bytes * slab, slab_bytes, min(group, slabs - slab), packed + slab_weights * slab)
-            add_block(first, last, B, (here, slab == 0, sums))
+    def run(panel, wide, rows, operands, sums):
+        (first, last, B), (gradients, slab_rows, H, packed) = rows, operands
+        place = packed + column // W * start_of(panel, wide) * -(-H // units)
+        if panel < wide:
+            multiply_wide(first, last, B, (gradients, gradient_row * slab_rows, H, place), sums)
+        else:
+            multiply_narrow(first, last, B, (gradients, gradient_row * slab_rows, H, place), sums)
 
     return run
 
 
-def _add_block(m, shape, slots, slab_weights):
-    multiply = _slab_product(m, shape, slots)
-    size, row_elements, width = shape.size, shape.gradient_row, PANEL * shape.lanes
+def _panel_product(shape, slots, n):
+    """Block by block of BLOCK terms, all rows: so a block of weights is read from the cache by all rows before the next
+    one is needed."""
+    size, W, units = shape.size, shape.lanes, shape.slab_units
+    slab_weights = size * n * W * units * len(slots)
+    group = max(1, BLOCK // (units * len(slots)))
+    add_block = by_rows(lambda m: _add_block(m, shape, slots, n), PANEL)
+
+    @inner
+    def run(first, last, B, operands, sums):
+        gradients, slab_bytes, H, packed = operands
+        slabs = -(-H // units)
+        for slab in range(0, slabs, group):
+            here = (gradients + slab_bytes * slab, slab_bytes, min(group, slabs - slab), H - units * slab)
+            add_block(first, last, B, (here, packed + slab_weights * slab, slab == 0, sums))
+
+    return run
+
+
+def _add_block(m, shape, slots, n):
+    multiply, multiply_part = _slab_product(m, shape, slots, n), _part_product(m, shape, slots, n)
+    size, units, row_elements, width = shape.size, shape.slab_units, shape.gradient_row, n * shape.lanes
+    slab_weights = size * width * units * len(slots)
     lines = size * width // LINE  # of a term's weights
     slab_lines = slab_weights // lines
 
     @inner
     def tile(row, arguments):
-        (gradients, slab_bytes, slabs, packed), is_first, sums = arguments
+        (gradients, slab_bytes, slabs, left), packed, is_first, sums = arguments
         a = gradients + size * row_elements * row
         ahead = packed
         if row < m * lines:  # each tile asks for its part of the next block
             ahead = packed + slabs * (slab_weights + slab_lines * (row // m))
-        acc = zeros(m, PANEL, size)
-        for slab in range(slabs):
+        acc = zeros(m, n, size)
+        whole = min(slabs, left // units)
+        for slab in range(whole):
             acc = multiply(acc, a + slab_bytes * slab, packed + slab_weights * slab, ahead + slab_lines * slab)
+        if whole < slabs:
+            acc = multiply_part(acc, a + slab_bytes * whole, packed + slab_weights * whole, ahead, left - units * whole)
         place = sums + size * width * row
         if not is_first:
             acc = add(acc, load(acc, place, width))
@@ -51,10 +75,10 @@ def _add_block(m, shape, slots, slab_weights):
     return tile
 
 
-def _slab_product(m, shape, slots):
+def _slab_product(m, shape, slots, n):
     """A function (acc, a, b, ahead): acc += one slab's part of rows of gradients times its packed weights."""
     size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
-    K, row_slots, vectors = len(slots) * W, shape.slots, size * PANEL * W
+    K, row_slots, vectors = len(slots) * W, shape.slots, size * n * W
     runs = _runs(slots)
 
     if K * blocks == row_elements:
@@ -73,6 +97,23 @@ def _slab_product(m, shape, slots):
                     first = block * K + place * W
                     acc = accumulate(acc, source, row_elements, length * W, b + vectors * first, ahead + LINE * first)
             return acc
+
+    return run
+
+
+def _part_product(m, shape, slots, n):
+    """The same with an argument more, the units that the slab, the last one, has."""
+    size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
+    row_slots, vectors, places = shape.slots, size * n * W, tuple(enumerate(slots))
+
+    @inner
+    def run(acc, a, b, ahead, left):
+        for block in range(blocks):
+            terms = max(0, min(W, left - W * block))
+            for place, slot in places:
+                source, first = a + size * W * (block * row_slots + slot), W * (block * len(places) + place)
+                acc = accumulate(acc, source, row_elements, terms, b + vectors * first, ahead)
+        return acc
 
     return run
 

@@ -8,7 +8,7 @@ kernels only; the padding holds zero weights.
     bfloat16, x too    [slab][pair of k][block][gate][W][2]
     gates              [chunk][slab][row][block][width][W]            a chunk: `steps(B)` whole time steps, rows (t, b)
     gradients          [slab][row][block][slot][W]                    the same rows
-    backward weights   [panel of PANEL W columns][slab][block][slot][unit in block][PANEL W]
+    backward weights   [panel of n vectors of columns][slab][block][slot][unit in block][n W]      n: PANEL or `narrow`
 
 The gates' memory first holds the input pre-activations, then, for training, the values that the cell saves. A slot is
 one of the distinct gradients that the cell's backward returns: dx uses `x_slots` of them, du uses `u_slots`.
@@ -74,7 +74,14 @@ class Layout:
         """Columns of a backward tile."""
         return PANEL * self.lanes
 
+    @property
+    def narrow(self):
+        """Vectors of the panels that make up what is not a multiple of PANEL. Slabs of several blocks are whole
+        panels."""
+        return PANEL - 1 if self.blocks == 1 else PANEL
+
     def panels(self, columns):
+        """How many the columns are cut into."""
         return -(-columns // (PANEL * self.lanes))
 
     def forward_weights(self, H, K):
@@ -83,12 +90,25 @@ class Layout:
 
     def backward_weights(self, H, columns):
         """Elements of the packed backward weights of a (gates * H, columns) matrix."""
-        return self.panels(columns) * self.slabs(H) * self.slab_units * self.gates * PANEL * self.lanes
+        vectors = panel_start(self.panels(columns), wide_panels(columns, self.lanes, self.narrow))
+        return vectors * self.lanes * self.slabs(H) * self.slab_units * self.gates
 
 
 def terms(K, size, stored):
     """Terms of a product over K elements: pairs where two of them fill a lane."""
     return -(-K * stored // size)
+
+
+def wide_panels(columns, lanes, narrow):
+    """How many of the panels of so many columns, the first ones, are PANEL vectors wide; the others are narrow."""
+    vectors = -(-columns // lanes)
+    count = -(-vectors // PANEL)
+    return count if narrow == PANEL else max(0, count - (PANEL * count - vectors))
+
+
+def panel_start(panel, wide):
+    """The vectors before a panel, `wide` of the panels being wide."""
+    return PANEL * panel - max(0, panel - wide)
 
 
 def steps(B):

@@ -1,7 +1,7 @@
 """Weights in the order in which the kernels read them (layout.py)."""
 
 from .inner import inner
-from .layout import PANEL, layout
+from .layout import PANEL, layout, panel_start, wide_panels
 from .parts import load_part, store_part
 from .tiles import store, transpose, zeros
 
@@ -40,20 +40,32 @@ def _forward(shape, size):
 
 
 def _backward(shape, slots, size):
-    W, blocks, units = shape.lanes, shape.blocks, shape.slab_units
-    gates = len(slots)
+    W, units, gates, narrow = shape.lanes, shape.slab_units, len(slots), shape.narrow
+    start_of, wide_of = inner(panel_start), inner(wide_panels)
+    copy_wide, copy_narrow = (_copy(n, size) for n in (PANEL, narrow))
 
     @inner
     def pack(weights, packed, H, K):
-        slabs = -(-H // units)
-        row = size * PANEL * W
+        padded, wide = -(-H // units) * units, wide_of(K, W, narrow)
         for panel in range(-(-K // (PANEL * W))):
-            column = panel * PANEL * W
-            for unit in range(slabs * units):
+            column, vectors = W * start_of(panel, wide), PANEL if panel < wide else narrow
+            first = packed + size * column * padded * gates
+            for unit in range(padded):
                 block, lane = unit // W, unit % W
                 for gate in range(gates):
                     source = weights + size * ((gate * H + unit) * K + column)
-                    part = load_part(zeros(1, PANEL, size), (source, 0, 1 if unit < H else 0, K - column))
-                    store(part, packed + row * ((panel * slabs * blocks + block) * gates * W + gate * W + lane), 0)
+                    target = first + size * W * vectors * ((block * gates + gate) * W + lane)
+                    if panel < wide:
+                        copy_wide(source, target, unit < H, K - column)
+                    else:
+                        copy_narrow(source, target, unit < H, K - column)
 
     return pack
+
+
+def _copy(n, size):
+    @inner
+    def copy(source, target, exists, left):
+        store(load_part(zeros(1, n, size), (source, 0, 1 if exists else 0, left)), target, 0)
+
+    return copy

@@ -1,205 +1,116 @@
-"""The recurrence backward over the steps of one chunk, for any cell: the gates' gradients, and the states' carried on.
+"""The backward of a scan: chunk by chunk from the last one, the recurrence over its steps (step_gradients.py), then,
+while the chunk's gate gradients are in the cache, the gradients of x and of the weights (chunk_gradients.py).
 
-Per step and panel of 4 W units: the next step's gate gradients times W_hh, the cell's backward on the sums, its
-gradients written to the chunk's gradient memory, which is then the ready operand of `scan_gradients`. A row that ended
-before the next step has nothing from there; what reaches the state of a row before its first step, or before one that
-it starts again with, goes to the gradient of what that state was.
+A crew shares the panels of every step or, where units are few, the rows; then, of each chunk, the rows of dx and the
+slabs of the weights' gradients. Two chunks' gate gradients are kept: who is done with a chunk may begin the next one,
+whose steps read the first step of the one before, and none can be two chunks ahead, since all meet at the end of a
+chunk's steps.
 
-Operations: 2 T B G H H.
+Operations: 4 T B G H (I + H). Bytes from outside the caches: x, the states, the gates, dy and dx once; the weights'
+gradients once a chunk where they do not fit.
 """
 
-from ..cells import CELLS
+from . import target
+from .chunk_gradients import gradients_of_weights, gradients_of_x
 from .crew import functions as crew_parts
-from .gradient_product import gradient_product
 from .inner import inner
-from .layout import PANEL, layout
-from .memory import integers
-from .parts import load_part, store_part
-from .primitives import on_vectors
-from .steps import MARK, state_before, step_parts
-from .tiles import add, load, tile_op, zeros
-from .vector import select
+from .layout import PANEL, layout, wide_panels
+from .layout import steps as chunk_steps
+from .step_gradients import step_gradients
+from .steps import step_parts
 
 ARGUMENTS = (
-    *("dy", "dy_time", "dy_row"),  # (T, B, H): address, strides
+    *("dy", "dy_time", "dy_row"),  # (T, B, H): address, strides in elements; the last stride is 1
     "dy_last",  # (B, H) contiguous: dy of each row's last step with the gradient of its last h in it
+    *("x", "x_time", "x_row"),  # (T, B, I): address, strides
     *("h", "h_time"),  # (T, B, H): address, stride of a step; the rows are contiguous
     *("h0", "c0"),  # (B, H) contiguous
     *("c", "c_time"),  # (T, B, H): address, stride of a step
-    "gates",  # the saved values of this chunk
-    "w_hh",  # packed for "h"
+    *("gates", "all_chunks"),  # the saved values, of all chunks, 1, or of the one that is asked for, 0
+    *("w_hh", "w_ih"),  # packed for "h" and "x"
     "direct_h",  # (B, H) contiguous, in place: the gradient of h that is carried over a step past the product
     "dc",  # (B, H) contiguous, in place: of c_T, then, with a row's first step, of c_0
     "dh0",  # (B, H) contiguous: a row is written with its first step
-    "gradients",  # of this chunk
-    *("later", "later_rows"),  # of the step after it, in a chunk of `later_rows` rows
-    "sums",  # scratch for B x PANEL W elements, for each member of a crew
-    *("T", "B", "H"),
-    *("t0", "count"),  # the chunk's steps
-    *("first", "last"),  # rows, on the cuts of B
+    *("dx", "dx_time", "dx_row"),  # (T, B, I); 0: not wanted
+    "dx_add",  # 1: add to what is there
+    *("dw_ih", "dw_hh"),  # (G H, I), (G H, H) contiguous; 0: not wanted
+    *("db_ih", "db_hh"),  # (G H,) each; 0: not wanted
+    "gradients",  # scratch for the gate gradients of two chunks, as it is from one call to the next
+    "sums",  # scratch for PANEL W columns of a chunk's rows, for each member of a crew
+    "packed",  # scratch for the rows of x or h of a chunk, packed, for each member
+    *("T", "B", "I", "H"),
+    *("first_chunk", "last_chunk"),  # the chunks to take, from last_chunk - 1 down
     *("steps", "marks"),  # steps.py; 0 for a dense scan
     *("reset_h", "reset_c"),  # (B, H) contiguous: what marked rows start again from
     *("dreset_h", "dreset_c"),  # (B, H) contiguous: added to
-    *("crew", "leads"),  # crew.py: threads that share the panels of each step; 0 where this one takes them all
+    "by_rows",  # 1: a crew shares the rows of the steps; 0: the panels
+    *("crew", "leads"),  # crew.py; 0 where this thread does all
 )
 
 
 def build(cell, size):
     shape = layout(cell, size, True)
-    W, units, gate_row, gradient_row = shape.lanes, shape.slab_units, shape.gate_row, shape.gradient_row
-    arrive, back = _arrive(shape, CELLS[cell].states == 2), _step(shape, _cell_op(cell, shape))
-    (rows_of, chunk_of, marks_of), (join, meet) = step_parts(), crew_parts()
-    blocks = shape.blocks
-    panel_weights = PANEL * W * len(shape.u_slots) * units  # elements a slab
+    units, tile, W, narrow = shape.slab_units, target.current().rows(PANEL), shape.lanes, shape.narrow
+    row_bytes, gate_row, columns = size * shape.gradient_row, size * shape.gate_row, shape.wide
+    (rows_of, chunk_of, _), (join, meet), length_of = step_parts(), crew_parts(), inner(chunk_steps)
+    take_step, into_x, into_weights = step_gradients(cell, shape), gradients_of_x(shape), gradients_of_weights(shape)
+    wide_of = inner(wide_panels)
+
+    @inner
+    def share_of(count, tile, member, together):
+        """A member's part of `count` things, in whole tiles but for the last."""
+        first, last = count // tile * member // together, count // tile * (member + 1) // together
+        return tile * first, count if member == together - 1 else tile * last
 
     @inner
     def scan(
-        dy, dy_time, dy_row, dy_last, h, h_time, h0, c0, c, c_time, gates, w_hh, direct_h, dc, dh0, gradients, later,
-        later_rows, sums, T, B, H, t0, count, first, last, steps, marks, reset_h, reset_c, dreset_h, dreset_c,
-        crew, leads
+        dy, dy_time, dy_row, dy_last, x, x_time, x_row, h, h_time, h0, c0, c, c_time, gates, all_chunks, w_hh, w_ih,
+        direct_h, dc, dh0, dx, dx_time, dx_row, dx_add, dw_ih, dw_hh, db_ih, db_hh, gradients, sums, packed,
+        T, B, I, H, first_chunk, last_chunk, steps, marks, reset_h, reset_c, dreset_h, dreset_c, by_rows, crew, leads
     ):  # fmt: skip
-        slabs, panels = -(-H // units), -(-H // (PANEL * W))
         member, together = join(crew, leads) if crew else (0, 1)
         if together == 0:
             return
-        sums += size * PANEL * W * B * member
-        low, rows = chunk_of(steps, t0, count, B)
-        carried = (sums, direct_h, dc, dh0, dreset_h, dreset_c)
-        _, row, live_later, marked = rows_of(steps, t0 + count, T, B)
-        mark_later = marks_of(marks, row, marked)
-        for t in range(t0 + count - 1, t0 - 2 if t0 == 0 else t0 - 1, -1):  # to step -1: what arrives at h_0 and c_0
-            at, row, live, marked = rows_of(steps, t, T, B)
-            at_before, _, live_before, _ = rows_of(steps, t - 1, T, B)
-            mark = marks_of(marks, row, marked)
-            for panel in range(panels * member // together, panels * (member + 1) // together):
-                unit = size * PANEL * W * panel
-                left = H - PANEL * W * panel
-                slab = PANEL * panel // blocks
-                operands = (later, size * gradient_row * later_rows, slabs, w_hh + size * panel_weights * slabs * panel)
-                arrive(first, last, B, (live, live_later, mark_later), operands, carried, unit, H, left)
-                saved = (gates + size * gate_row * (rows * slab + row - low), size * gate_row * rows)
-                out = (gradients + size * gradient_row * (rows * slab + row - low), size * gradient_row * rows)
-                upstream = (dy + size * dy_time * at, dy_row, dy_last, live_later, sums)
-                h_before = (h + size * h_time * at_before, H, h0, reset_h)
-                c_before = (c + size * c_time * at_before, H, c0, reset_c)
-                afters = (h + size * h_time * at, c + size * c_time * at)
-                where = (mark, live_before, unit, H, left)
-                back(first, min(last, live), upstream, saved, out, (h_before, c_before), afters, (direct_h, dc), where)
-            later, later_rows = gradients + size * gradient_row * (row - low), rows
-            live_later, mark_later = live, mark
-            if crew:
-                together = meet(crew, member, together, t0 + count - 1 - t)
+        slabs, length, meetings = -(-H // units), min(T, length_of(B)), 0
+        panels, wide = -(-H // (PANEL * W)), wide_of(H, W, narrow)
+        sums += size * PANEL * W * length * B * member
+        packed += size * columns * length * B * -(-max(I, H) // columns) * member
+        hs, carried = (h, h_time, h0, reset_h), (direct_h, dc, dh0, dreset_h, dreset_c)
+        places = (dy, dy_time, dy_row, dy_last), hs, (c, c_time, c0, reset_c), carried
+        for chunk in range(last_chunk - 1, first_chunk - 1, -1):
+            t0 = length * chunk
+            end = min(t0 + length, T)
+            low, rows = chunk_of(steps, t0, end - t0, B)
+            parity = row_bytes * slabs * length * B * (chunk % 2)
+            here, later, later_rows = gradients + parity, 0, 0
+            if end < T:
+                later_low, later_rows = chunk_of(steps, end, min(length, T - end), B)
+                later = gradients + row_bytes * slabs * length * B - parity
+                later += row_bytes * (rows_of(steps, end, T, B)[1] - later_low)
+            saved = gates + gate_row * slabs * low * all_chunks
+            for t in range(end - 1, t0 - 2 if t0 == 0 else t0 - 1, -1):  # to step -1: what arrives at h_0 and c_0
+                own_rows = share_of(B, tile, member, together) if by_rows else (0, B)
+                share = (0, panels) if by_rows else share_of(panels, 1, member, together)
+                memory = (later, later_rows, w_hh, sums, saved, here, low, rows)
+                take_step(t, share, own_rows, wide, (steps, marks, T, B, H), memory, places)
+                later, later_rows = here + row_bytes * (rows_of(steps, t, T, B)[1] - low), rows
+                if crew and not by_rows:
+                    together = meet(crew, member, together, meetings)
+                    meetings += 1
+                    if together == 0:
+                        return
+            if crew and by_rows:
+                together = meet(crew, member, together, meetings)
+                meetings += 1
                 if together == 0:
                     return
+            where = (steps, marks, t0, end - t0, T, B, I, H, low, rows)
+            if dx:
+                own_rows = share_of(rows, tile, member, together)
+                into_x(here, w_ih, sums, (dx, dx_time, dx_row, dx_add), where, own_rows)
+            if dw_ih:
+                share = share_of(slabs, 1, member, together)
+                outputs = (dw_ih, dw_hh, db_ih, db_hh)
+                into_weights(here, packed, (x, x_time, x_row), hs, outputs, where, end == T, share)
 
     return scan
-
-
-def _arrive(shape, has_c):
-    """A function that takes a panel of the gradients of the states before the step after, through the product and past
-    it, to where they belong: to `sums` for the rows that had the states from this step; to the reset states for marked
-    rows, which leaves nothing to the others; to the initial ones for rows that began there."""
-    size, width, has_direct_h = shape.size, PANEL * shape.lanes, shape.has_direct_h
-    multiply, into_h0, move = gradient_product(shape, shape.u_slots), _into_h0(shape), _move(size)
-
-    @inner
-    def arrive(first, last, B, rows, operands, carried, unit, H, left):
-        live, live_later, mark = rows
-        sums, direct_h, dc, dh0, dreset_h, dreset_c = carried
-        end = min(last, live_later)
-        multiply(first, end, B, operands, sums)
-        if mark:
-            for row in range(first, end):
-                if integers(mark + MARK * row, 1)[0]:
-                    place = unit + size * H * row
-                    move(sums + size * width * row, dreset_h + place, left)
-                    if has_direct_h:
-                        move(direct_h + place, dreset_h + place, left)
-                    if has_c:
-                        move(dc + place, dreset_c + place, left)
-        into_h0(max(first, live), end, (sums, direct_h + unit, dh0 + unit, H, left))
-
-    return arrive
-
-
-def _move(size):
-    """A function (source, target, left) that adds `left` elements to the target, at most a panel, and zeros them."""
-
-    @inner
-    def move(source, target, left):
-        zero = zeros(1, PANEL, size)
-        there, here = (target, 0, 1, left), (source, 0, 1, left)
-        store_part(add(load_part(zero, there), load_part(zero, here)), there)
-        store_part(zero, here)
-
-    return move
-
-
-def _step(shape, cell_op):
-    size, width, gate_row, gradient_row = shape.size, PANEL * shape.lanes, shape.gate_row, shape.gradient_row
-    find = state_before(size)
-
-    @inner
-    def step(first, last, upstream, saved, out, befores, afters, carried, where):
-        dy, dy_row, dy_last, live_later, sums = upstream
-        mark, live_before, unit, H, left = where
-        for row in range(first, last):
-            place = unit + size * H * row
-            acc, d = zeros(1, PANEL, size), dy_last + place
-            if row < live_later:
-                acc, d = load(acc, sums + size * width * row, 0), dy + unit + size * dy_row * row
-            h_before = unit + find(row, mark, live_before, befores[0], H)
-            c_before = unit + find(row, mark, live_before, befores[1], H)
-            memory = (saved[0] + size * gate_row * row, saved[1], out[0] + size * gradient_row * row, out[1])
-            states = (h_before, c_before, afters[0] + place, afters[1] + place)
-            cell_op(acc, (*memory, d, *states, carried[0] + place, carried[1] + place, left))
-
-    return step
-
-
-def _into_h0(shape):
-    size, width, has_direct_h = shape.size, PANEL * shape.lanes, shape.has_direct_h
-
-    @inner
-    def write(first, last, arguments):
-        sums, direct_h, dh0, H, left = arguments
-        for row in range(first, last):
-            acc = load(zeros(1, PANEL, size), sums + size * width * row, 0)
-            if has_direct_h:
-                acc = add(acc, load_part(acc, (direct_h + size * H * row, 0, 1, left)))
-            store_part(acc, (dh0 + size * H * row, 0, 1, left))
-
-    return write
-
-
-def _cell_op(name, shape):
-    """The cell's backward on a row of gradients of h that came through the product."""
-    cell = CELLS[name]
-    _, backward = on_vectors(name)
-    size, W = shape.size, shape.lanes
-
-    def op(frame):
-        saved, saved_slab, out, out_slab, d, h, c_before, h_next, c, direct_h, dc, left = frame.integers
-        for j in range(PANEL):
-            slab, block = divmod(j, shape.blocks)
-            inside, offset = frame.below(left - j * W), j * W * size
-            exists = frame.below((left - slab * shape.slab_units) * W)  # all lanes, or none past the last slab
-            source = saved + saved_slab * slab + block * shape.width * W * size
-            values = [frame.load(source + v * W * size, exists) for v in range(cell.saved)]
-            ds = [frame.tile[0][j] + frame.load(d + offset, inside)]
-            if shape.has_direct_h:
-                ds[0] = ds[0] + frame.load(direct_h + offset, inside)
-            s, s_next = [frame.load(h + offset, inside)], [frame.load(h_next + offset, inside)]
-            if cell.states == 2:
-                ds.append(frame.load(dc + offset, inside))
-                s.append(frame.load(c_before + offset, inside))
-                s_next.append(frame.load(c + offset, inside))
-            dx, du, direct = backward(ds, values, s, s_next)
-            target = out + out_slab * slab + block * shape.slots * W * size
-            for slot, value in enumerate(dict.fromkeys((*dx, *du))):  # past H: zero, not inf times a zero weight
-                frame.store(select(inside, value, 0.0), target + slot * W * size, exists)
-            for address, value in zip((direct_h, dc), direct):
-                if value is not None:
-                    frame.store(value, address + offset, inside)
-
-    return tile_op(op)

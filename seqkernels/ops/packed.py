@@ -8,7 +8,7 @@ import torch
 from seqkernels.kernels.cells import CELLS
 
 from .compiled import compiled
-from .packing import PackedWeights
+from .packing import PackedWeights, pack_backward, per_direction
 
 _POINTER, _VERSION = torch.Tensor.data_ptr, torch.Tensor._version.__get__
 _cache = {}
@@ -29,6 +29,17 @@ def kept_weights(cell, weights, form=None):
         key = (cell, form, *map(id, weights))
         kept = _cache[key] = Kept(cell, weights, form, key)
     return kept
+
+
+def kept_parameters(cell, weights, T):
+    """The Kept of parameters in training, or None.
+
+    A single step is one of an unrolled loop, and meets them again at the next; by the next longer scan they have mostly
+    changed.
+    """
+    if T > 1 or not all(w.is_leaf and w.requires_grad for w in weights):
+        return None
+    return kept_weights(cell, weights)
 
 
 def cached(cell, weights, form=None):
@@ -74,12 +85,22 @@ class Kept:
         self._fingerprint = compiled().kernel("fingerprint", size=weights[0].element_size())
         self.contents = self._fingerprint(*self.tensors)
         self.packed = PackedWeights(cell, weights, form)
+        self._backward = {}
 
     def holds(self, weights):
         """Whether nothing has changed, contents included."""
         if not self.same(weights) or not all(w.is_contiguous() for w in weights):
             return False
         return [w.shape for w in weights] == self._shapes and self.unchanged()
+
+    def backward(self, weights, d, operand):
+        """Those of direction d of the weights, which hold, packed for the gradient that goes back to an operand
+        (`packing.pack_backward`)."""
+        packed = self._backward.get((d, operand))
+        if packed is None:
+            weight = per_direction(self.cell, weights)[d][operand == "h"]
+            packed = self._backward[d, operand] = pack_backward(self.cell, weight, operand)
+        return packed
 
     def unchanged(self):
         """Whether the contents of tensors that are the same still are those that were packed."""

@@ -13,6 +13,7 @@ from seqkernels.kernels.cells import CELLS
 from . import crews, scan_cpu_backward, threads
 from .compiled import compiled, computed, widths
 from .compiled import computed as kept_dtype
+from .packed import kept_parameters
 from .packing import PackedWeights, pack_count
 from .ragged import NOT_RAGGED
 from .scan_rows import address, reset_states, rows_of
@@ -48,7 +49,8 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(None if c0 is None else c0.to(computed(dtype)))
     (D, B, H), S = h0.shape, CELLS[cell].states
     if packed is None:
-        packed = PackedWeights(cell, weights)
+        kept = kept_parameters(cell, weights, rows.T) if save else None
+        packed = PackedWeights(cell, weights) if kept is None else kept.packed
     y = on_huge_pages(rows.empty(x, D * H))
     h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
     states = leased(S * D * prod(rows.kept) * H, dtype).view(S, D, *rows.kept, H) if save else None

@@ -1,16 +1,18 @@
-"""The scan on a CPU, backward: the steps in reverse, chunk by chunk, and the products that follow."""
+"""The scan on a CPU, backward: allocates, packs, splits over threads, and calls the kernel."""
 
 from functools import partial
+from itertools import accumulate
 
 import torch
 
-from . import crews, threads
+from . import crews
 from .compiled import compiled
+from .packed import kept_parameters
 from .packing import pack_backward, per_direction
 from .ragged import NOT_RAGGED
 from .scan_gates import gates_of
 from .scan_rows import address, reset_states, rows_of
-from .splits import parts_for, ranges, row_ranges
+from .splits import parts_for
 from .workspace import on_huge_pages, workspace
 
 
@@ -28,196 +30,91 @@ def backward(
     dx = on_huge_pages(rows.empty(x, x.shape[-1])) if needs_dx else None
     if dy is not None and dy.stride(-1) != 1:
         dy = dy.contiguous()
-    groups = per_direction(cell, weights)
+    kept, groups = kept_parameters(cell, weights, rows.T), per_direction(cell, weights)
+    pack = partial(_pack, cell, groups) if kept is None else partial(kept.backward, weights)
     dh0, dc0 = rows.final_gradient(h0, dh_n), None
     if c0 is not None:  # carried from step to step in place
         dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.clone(memory_format=torch.contiguous_format)
     resets = reset_states(rows, h0, c0, ragged)
     dresets = [None if s is None else torch.zeros_like(s) for s in resets]
-    shared = (rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc0, needs_dw, resets, dresets)
-    results = [_Backward(cell, d, groups[d], *shared) for d in range(len(h0))]
-    _run_backward(results, gates)
+    shared = (pack, rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc0, needs_dw, resets, dresets)
+    results = [_Backward(cell, d, group, *shared) for d, group in enumerate(groups)]
+    for result in results:
+        result.run(gates)
     dweights = [g for r in results for g in r.dweights] if needs_dw else None
     asked = [rows.unsort(made) for made, given in zip(dresets, ragged[2:4]) if given is not None]
     return rows.unpack(dx) if needs_dx else None, rows.unsort(dh0), rows.unsort(dc0), dweights, *asked
 
 
+def _pack(cell, groups, d, operand):
+    return pack_backward(cell, groups[d][operand == "h"], operand)
+
+
 class _Backward:
-    """One direction's backward: its memory, and the kernels' arguments chunk by chunk."""
+    """One direction's backward: its memory, and the kernel's arguments."""
 
     def __init__(
-        self, cell, d, weights, rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc, needs_dw, resets, dresets
+        self, cell, d, weights, pack, rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc, needs_dw, resets, dresets
     ):  # fmt: skip
         self.cell, self.d, self.weights, self.rows = cell, d, weights, rows
         self.T, self.B, self.I, self.H = rows.T, rows.B, x.shape[-1], h0.shape[2]
         self.size = x.element_size()
         self.shape = compiled().layout(cell, self.size, True)
+        self.slabs = self.shape.slabs(self.H)
+        self.length = compiled().steps(self.B)  # steps of a chunk
+        self.chunks = -(-self.T // self.length)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
-        self.h0, self.c0, self.dh0, self.dc = (address(t, d) for t in (h0, c0, dh0, dc))
+        self.h0, self.c0, self._dh0, self._dc = (address(t, d) for t in (h0, c0, dh0, dc))
         self.states = [address(s, d) for s in states]
-        self.zeros = torch.zeros_like(h0[d])
-        self.direct_h = torch.zeros_like(self.zeros) if self.shape.has_direct_h else self.zeros  # which nobody writes
-        last = self.zeros if dh_n is None else dh_n[d]
-        self.dy = (self.zeros.data_ptr(), 0, self.H)
+        self._zeros = torch.zeros_like(h0[d])
+        self._direct_h = torch.zeros_like(h0[d]) if self.shape.has_direct_h else self._zeros  # which nobody writes
+        last = self._zeros if dh_n is None else dh_n[d]
+        self._dy = (self._zeros.data_ptr(), 0, self.H)
         if dy is not None:
-            self.dy = rows.place(dy, d, d * self.H)
+            self._dy = rows.place(dy, d, d * self.H)
             end = rows.at_ends(dy, d)[:, d * self.H : (d + 1) * self.H]
             last = end if dh_n is None else end + last
-        self.dy_last = last.contiguous()
-        self.slabs = self.shape.slabs(self.H)
-        self.length = min(self.T, compiled().steps(self.B))
+        self._dy_last = last.contiguous()
         self.ragged = (rows.steps[d], rows.marks[d], address(resets[0], d))
         self.resets = (address(resets[1], d), *(address(t, d) for t in dresets))
-        self.w_hh = pack_backward(cell, weights[1], "h")
-        self.w_ih = pack_backward(cell, weights[0], "x") if dx is not None else None
+        self._w_hh, self._w_ih = pack(d, "h"), None if dx is None else pack(d, "x")
         if needs_dw:
             new = torch.empty if self.T else torch.zeros
             self.dweights = [new(w.shape, dtype=w.dtype) for w in weights]
 
-    def chunks(self):
-        """The first steps of the chunks, the last one first."""
-        return range(0, self.T, max(1, self.length))[::-1]
-
-    def chunk(self, t0):
-        """(first row, rows) of the chunk from step t0."""
-        return self.rows.chunk(self.d, t0, self.count(t0))
-
-    def gradient_elements(self):
-        """Elements of the gate gradients of one chunk."""
-        return self.length * self.B * self.slabs * self.shape.gradient_row
-
-    def panel_elements(self):
-        """Elements of the columns of x or h of one chunk, packed."""
-        columns = max(self.I, self.H)
-        return self.length * self.B * -(-columns // self.shape.wide) * self.shape.wide
-
-    def sum_elements(self):
-        """Elements of the sums over one panel of columns for all rows of a chunk."""
-        return self.length * self.B * self.shape.panel_columns
-
-    def step_arguments(self, t0, gates, here, later, sums, first, last):
-        """`scan_backward` on the chunk from step t0: gradients go to `here`, `later` are the next chunk's."""
-        size, shape, H = self.size, self.shape, self.H
-        step, after, later_rows = self.rows.stride * H, t0 + self.length, 0
-        c = (self.c0, self.states[1], step) if self.c0 else (0, 0, 0)
-        if after < self.T:
-            later_low, later_rows = self.chunk(after)
-            later += size * shape.gradient_row * (self.rows.first(self.d, after) - later_low)
-        return (
-            *self.dy,
-            self.dy_last.data_ptr(),
-            *(self.states[0], step, self.h0),
-            *c,
-            *(gates, self.w_hh.data_ptr()),
-            *(self.direct_h.data_ptr(), self.dc, self.dh0),
-            *(here, later, later_rows, sums),
-            *(self.T, self.B, H, t0, self.count(t0), first, last),
-            *self.ragged,
-            *self.resets,
-        )
-
-    def members(self, parts):
-        """How many threads take the steps together."""
-        return min(parts, crews.members(self.B, self.shape, self.H, self.shape.panels(self.H)))
-
-    def count(self, t0):
-        return max(0, min(self.length, self.T - t0))
-
-    def gradient_arguments(self, t0, here, panels, sums, slabs, wants_dx, wants_dw):
-        """`scan_gradients` on the chunk from step t0, the weights' for a range of slabs."""
-        dx = (0, 0, 0, 0)
-        if wants_dx:
-            dx = (*self.rows.place(self.dx, self.d), self.w_ih.data_ptr())
-        weights = [w.data_ptr() for w in self.dweights] if wants_dw else []
-        weights += [0] * (4 - len(weights))
-        return (
-            *(here, self.T, self.B, t0, self.count(t0)),
-            *self.rows.place(self.x, self.d),
-            *(self.states[0], self.rows.stride * self.H, self.h0),
-            *dx,
-            self.d,
-            *weights,
-            int(t0 == self.chunks()[0]),
-            *(panels, sums, self.I, self.H, *slabs),
-            *self.ragged,
-        )
-
-
-def _run_backward(directions, gates):
-    """All chunks of all directions: on one thread chunk by chunk, so that the gate gradients stay in the cache.
-
-    On more threads, first the steps, by rows, then the products, by chunks and slabs. Every sum has the same order.
-    """
-    one = directions[0]
-    work = 4.0 * one.rows.count * one.shape.gates * one.H * (one.I + one.H) * len(directions)
-    parts = parts_for(work)
-    for direction in directions:
-        if parts == 1:
-            _chunk_by_chunk(direction, gates_of(direction, gates))
-        else:
-            _phase_by_phase(direction, gates_of(direction, gates), parts)
-
-
-def _chunk_by_chunk(direction, gates):
-    size, elements = direction.size, direction.gradient_elements()
-    steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
-    products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
-    panel_elements = direction.panel_elements()
-    sum_elements = direction.sum_elements()
-    memory = workspace(2 * elements + panel_elements + sum_elements + gates.elements(1), direction.x.dtype)
-    base = memory.data_ptr()
-    panels = base + size * 2 * elements
-    sums = panels + size * panel_elements
-    gate_memory = sums + size * sum_elements
-    slabs = (0, direction.slabs)
-    wants_dx, wants_dw = direction.dx is not None, direction.needs_dw
-    for index, t0 in enumerate(direction.chunks()):
-        here, later = (base + size * elements * (parity % 2) for parity in (index, index + 1))
-        steps(*direction.step_arguments(t0, gates.ready(t0, gate_memory, 1), here, later, sums, 0, direction.B), 0, 0)
-        if wants_dx or wants_dw:
-            products(*direction.gradient_arguments(t0, here, panels, sums, slabs, wants_dx, wants_dw))
-
-
-def _phase_by_phase(direction, gates, parts):
-    size = direction.size
-    steps = compiled().kernel("scan_backward", cell=direction.cell, size=size)
-    products = compiled().kernel("scan_gradients", cell=direction.cell, size=size)
-    chunks = list(direction.chunks())
-    members = direction.members(parts)
-    rows = row_ranges(direction.B, 4, 1 if members > 1 else parts, direction.rows.lengths)
-    chunk_ranges = ranges(len(chunks), parts) if direction.dx is not None else []
-    slab_ranges = ranges(direction.slabs, parts) if direction.needs_dw else []
-    sum_elements, panel_elements = direction.sum_elements(), direction.panel_elements()
-    tasks = len(chunk_ranges) * sum_elements + len(slab_ranges) * panel_elements
-    row_elements = direction.slabs * direction.shape.gradient_row
-    elements = direction.rows.count * row_elements
-    tasks = max(tasks, sum_elements, members * direction.B * direction.shape.panel_columns)
-    memory = workspace(elements + tasks + gates.elements(parts), direction.x.dtype)
-    base = memory.data_ptr()
-    at = {t0: base + size * row_elements * direction.chunk(t0)[0] for t0 in chunks}
-    scratch = base + size * elements
-
-    def take_steps(ready, first, last):
-        for t0, saved in ready.items():
-            later = at.get(t0 + direction.length, 0)
-            arguments = direction.step_arguments(t0, saved, at[t0], later, scratch, first, last)
+    def run(self, gates):
+        """All chunks, on as many threads as their work is worth: they share each step's panels, or its rows."""
+        shape, size, rows = self.shape, self.size, min(self.T, self.length) * self.B
+        parts = parts_for(4.0 * self.rows.count * shape.gates * self.H * (self.I + self.H))
+        members = min(parts, crews.members(self.B, shape, self.H, shape.panels(self.H)))
+        by_rows, members = int(members == 1), min(parts, compiled().crew.MOST) if members == 1 else members
+        saved = gates_of(self, gates)
+        columns = -(-max(self.I, self.H) // shape.wide) * shape.wide
+        gradients = 2 * rows * self.slabs * shape.gradient_row
+        counts = (gradients, members * rows * shape.panel_columns, members * rows * columns)
+        memory = workspace(sum(counts) + saved.elements(parts), self.x.dtype)
+        *places, rest = accumulate((size * count for count in counts), initial=memory.data_ptr())
+        kernel = compiled().kernel("scan_backward", cell=self.cell, size=size)
+        given, made = self._inputs(), self._outputs()
+        for first, last, *gates in saved.ready(rest, parts):
+            sizes = self.T, self.B, self.I, self.H, first, last
+            arguments = (*given, *gates, *made, *places, *sizes, *self.ragged, *self.resets, by_rows)
             if members > 1:
-                crews.run(partial(steps, *arguments), members, crews.patience(direction.shape, direction.H))
+                crews.run(kernel, arguments, members, crews.patience(shape, self.H))
             else:
-                steps(*arguments, 0, 0)
+                kernel(*arguments, 0, 0)
 
-    def into_x(index, first, last):
-        sums = scratch + size * sum_elements * index
-        for t0 in chunks[first:last]:
-            products(*direction.gradient_arguments(t0, at[t0], 0, sums, (0, 0), True, False))
+    def _inputs(self):
+        step = self.rows.stride * self.H
+        c = (self.states[1], step) if self.c0 else (0, 0)
+        x = self.rows.place(self.x, self.d)
+        return *self._dy, self._dy_last.data_ptr(), *x, self.states[0], step, self.h0, self.c0, *c
 
-    def into_weights(index, first, last):
-        panels = scratch + size * (sum_elements * len(chunk_ranges) + panel_elements * index)
-        for t0 in chunks:
-            products(*direction.gradient_arguments(t0, at[t0], panels, 0, (first, last), False, True))
-
-    for group in [chunks] if gates.together else [[t0] for t0 in chunks]:
-        ready = {t0: gates.ready(t0, scratch + size * tasks, parts) for t0 in group}
-        threads.run([partial(take_steps, ready, *r) for r in rows])
-    products_of_x = [partial(into_x, i, *r) for i, r in enumerate(chunk_ranges)]
-    threads.run(products_of_x + [partial(into_weights, i, *r) for i, r in enumerate(slab_ranges)])
+    def _outputs(self):
+        dx, w_ih = (0, 0, 0), 0
+        if self.dx is not None:
+            dx, w_ih = self.rows.place(self.dx, self.d), self._w_ih.data_ptr()
+        dweights = [w.data_ptr() for w in self.dweights] if self.needs_dw else []
+        dweights += [0] * (4 - len(dweights))
+        carried = self._direct_h.data_ptr(), self._dc, self._dh0
+        return self._w_hh.data_ptr(), w_ih, *carried, *dx, self.d, *dweights

@@ -1,4 +1,4 @@
-"""Where the backward of a scan on a CPU finds the gates of a chunk of steps: kept, or made anew one chunk at a time."""
+"""Where the backward of a scan on a CPU finds the gates: kept, or made anew one chunk of steps at a time."""
 
 from math import prod
 
@@ -18,27 +18,24 @@ def gates_of(direction, gates):
 
 
 class Kept:
-    """Saved by the forward. The chunks are ready at any time."""
-
-    together = True
+    """Saved by the forward: all chunks are ready."""
 
     def __init__(self, direction, gates):
-        self.direction, self.row = direction, direction.size * direction.slabs * direction.shape.gate_row
-        self.start = gates + direction.d * self.row * prod(direction.rows.kept)
+        row = direction.size * direction.slabs * direction.shape.gate_row
+        self._start, self._chunks = gates + direction.d * row * prod(direction.rows.kept), direction.chunks
 
     def elements(self, parts):
         """Of scratch memory."""
         return 0
 
-    def ready(self, t0, base, parts):
-        """The address of the gates of the chunk from step t0, with scratch memory from base on for that chunk alone."""
-        return self.start + self.row * self.direction.chunk(t0)[0]
+    def ready(self, base, parts):
+        """(first chunk, last chunk, address of the gates, whether they are those of all chunks), the last chunks first,
+        with scratch memory from base on."""
+        return [(0, self._chunks, self._start, 1)]
 
 
 class Anew:
     """Made of the kept states by `scan_gates`, split over threads by slabs."""
-
-    together = False
 
     def __init__(self, direction):
         self.direction, rows = direction, direction.length * direction.B
@@ -49,24 +46,22 @@ class Anew:
     def elements(self, parts):
         return self.gate_elements + parts * self.scratch_elements
 
-    def ready(self, t0, base, parts):
+    def ready(self, base, parts):
         one = self.direction
         make = compiled().kernel("scan_gates", cell=one.cell, size=one.size)
-        scratch = base + one.size * self.gate_elements
-        calls = []
-        for i, slabs in enumerate(ranges(one.slabs, parts)):
-            place = scratch + one.size * self.scratch_elements * i
-            calls.append((*self._arguments(t0, base, slabs), place))
-        threads.run(make, calls)
-        return base
+        scratch, each = base + one.size * self.gate_elements, one.size * self.scratch_elements
+        for chunk in reversed(range(one.chunks)):
+            slabs = enumerate(ranges(one.slabs, parts))
+            threads.run(make, [(*self._arguments(chunk, base, part), scratch + each * i) for i, part in slabs])
+            yield chunk, chunk + 1, base, 0
 
-    def _arguments(self, t0, gates, slabs):
-        one, step = self.direction, self.direction.rows.stride * self.direction.H
+    def _arguments(self, chunk, gates, slabs):
+        one, step, t0 = self.direction, self.direction.rows.stride * self.direction.H, chunk * self.direction.length
         return (
             *one.rows.place(one.x, one.d),
             *self.weights.directions[0],
             *(one.states[0], step, one.h0),
             *((one.states[1], step, one.c0) if one.c0 else (0, 0, 0)),
-            *(gates, one.T, one.B, one.I, one.H, t0, one.count(t0), *slabs),
+            *(gates, one.T, one.B, one.I, one.H, t0, min(one.length, one.T - t0), *slabs),
             *(*one.ragged, one.resets[0]),
         )

@@ -86,10 +86,6 @@ class Dense:
         first, *strides = self.offset(tensor, d, column)
         return tensor.data_ptr() + first, *strides
 
-    def first(self, d, t):
-        """The first row of a direction's step t."""
-        return t * self.B
-
     def chunk(self, d, t0, count):
         """(first row, rows) of so many steps."""
         return t0 * self.B, count * self.B
@@ -169,9 +165,6 @@ class Packed:
         return tensor.element_size() * column, tensor.stride(0), tensor.stride(0)
 
     place = Dense.place
-
-    def first(self, d, t):
-        return self._firsts[d][t]
 
     def chunk(self, d, t0, count):
         starts, live = self._firsts[d][t0 : t0 + count], self._live[d][t0 : t0 + count]
