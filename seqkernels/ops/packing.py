@@ -1,5 +1,8 @@
 """Weights packed for the CPU kernels (kernels/cpu/layout.py)."""
 
+from functools import lru_cache
+from itertools import accumulate
+
 import torch
 
 from seqkernels.kernels.cells import CELLS
@@ -86,21 +89,26 @@ def _pack_narrow(cell, group, form):
 
 def _pack_all(cell, matrices):
     """(memory, the bytes before each) of weights (G H, K), w_ih and w_hh first, and columns (G H,), None for zeros."""
-    dtype = matrices[0].dtype
-    (size, stored), H = widths(dtype), matrices[1].shape[1]
-    shape = compiled().layout(cell, size, False)
+    dtype, H = matrices[0].dtype, matrices[1].shape[1]
+    size, stored = widths(dtype)
     pack = compiled().kernel("pack", cell=cell, size=size, operand="forward")
     dense = [None if m is None else _dense(m.detach(), size // stored) for m in matrices]
-    terms = [1 if m is None or m.dim() == 1 else m.shape[1] * stored // size for m in dense]
-    counts = [shape.forward_weights(H, K) for K in terms]
-    memory = on_huge_pages(torch.empty(sum(counts), dtype=computed(dtype), device="cpu"))
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    for matrix, K, start, count in zip(dense, terms, starts, counts):
+    terms = tuple(1 if m is None or m.dim() == 1 else m.shape[1] * stored // size for m in dense)
+    *starts, end = _starts(compiled().layout(cell, size, False), H, terms)
+    memory = on_huge_pages(torch.empty(end // size, dtype=computed(dtype), device="cpu"))
+    first = memory.data_ptr()
+    for matrix, K, start, after in zip(dense, terms, starts, [*starts[1:], end]):
         if matrix is None:
-            memory[start : start + count].zero_()
+            memory[start // size : after // size].zero_()
         else:
-            pack(matrix.data_ptr(), memory.data_ptr() + size * start, H, K)
-    return memory, [size * start for start in starts]
+            pack(matrix.data_ptr(), first + start, H, K)
+    return memory, starts
+
+
+@lru_cache(maxsize=256)
+def _starts(shape, H, terms):
+    """The bytes before each of some packed matrices with so many terms, then those of all."""
+    return tuple(accumulate((shape.size * shape.forward_weights(H, K) for K in terms), initial=0))
 
 
 def _dense(weight, together):

@@ -1,6 +1,7 @@
 """A module's call on a CPU without a gradient, worked out once for calls like it: what is left is to see that the call
 is alike, to allocate the results, and to call the kernels."""
 
+from functools import partial
 from operator import is_, itemgetter
 from typing import NamedTuple
 
@@ -109,7 +110,8 @@ class _Scans:
             inputs = [dense_offset(T, *given, dtype, d) for d in range(D)]
             outputs = [dense_offset(T, *made, dtype, d, d * H) for d in range(D)]
             own_sizes = T, B, x.shape[-1] if first else D * H, H
-            self._scans.append(Scan(layer.cell, layer.packed, dtype, own_sizes, inputs, outputs))
+            scan = Scan.of(layer.cell, layer.packed, dtype, own_sizes, inputs, outputs)
+            self._scans.append(partial(scan, layer.packed))
 
     def __call__(self, x, h, c, y, h_n, c_n):
         if not all([layer.unchanged() for layer in self._kept]):

@@ -4,6 +4,7 @@ All pointers that reach a kernel come from tensors whose extents are fixed here:
 (kernels/cpu/layout.py), and x, y and their gradients by (T, B, last dimension of stride 1).
 """
 
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -56,18 +57,18 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     states = leased(S * D * prod(rows.kept) * H, dtype).view(S, D, *rows.kept, H) if save else None
     places = ([rows.offset(x, d) for d in range(D)], [rows.offset(y, d, d * H) for d in range(D)])
     counts = rows.count, prod(rows.kept), rows.stride
-    scan = Scan(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts, save and not recompute)
+    scan = Scan.of(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts, save and not recompute)
     gates = leased(scan.gates_elements, dtype) if scan.keeps_gates else None
     starts = (x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr())
     ends = (y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr())
     kept = [0 if t is None else t.data_ptr() for t in (states, gates)]
     if rows.lengths is None:
-        scan(*starts, *ends, *kept)
+        scan(packed, *starts, *ends, *kept)
     else:
         fresh = [None if s is None else torch.empty_like(s) for s in (h0, c0)]
         states_ = (*reset_states(rows, h0, c0, ragged), *fresh)
         others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in states_)) for d in range(D)]
-        scan(*starts, *ends, *kept, rows.lengths, others)
+        scan(packed, *starts, *ends, *kept, rows.lengths, others)
         if save:  # what no row has is never read, but an operator's outputs are defined
             states.view(S, D, prod(rows.kept), H)[:, :, rows.count :] = 0
             if gates is not None:
@@ -77,20 +78,21 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
 
 
 class Scan:
-    """A layer's forward for calls of the same sizes and strides, wherever their memory lies.
+    """A layer's forward for calls of the same sizes and strides, wherever their memory lies. `of` keeps the last ones.
 
-    sizes: T, B, I, H; x, y: for each direction the bytes to its first step and the strides of a step and of a row.
-    rows: how many are computed, how many are kept, and how many a step is after the one before; T B, T B and B by
-    default. save: whether states are kept; keeps_gates: whether gates are.
+    weight: bytes, as PackedWeights have it; D directions. sizes: T, B, I, H; x, y: for each direction the bytes to its
+    first step and the strides of a step and of a row. rows: how many are computed, how many are kept, and how many a
+    step is after the one before; T B, T B and B by default. save: whether states are kept; keeps_gates: whether gates
+    are.
     """
 
-    def __init__(self, cell, packed, dtype, sizes, x, y, save=False, rows=None, keeps_gates=False):
+    def __init__(self, cell, weight, D, dtype, sizes, x, y, save, rows, keeps_gates):
         T, B, I, H = self._sizes = sizes
         count, kept, self._stride = rows or (T * B, T * B, B)
-        self._packed, self._dtype, self._save, self.keeps_gates = packed, computed(dtype), save, keeps_gates
-        (size, stored), D = widths(dtype), len(packed.directions)
+        self._dtype, self._save, self.keeps_gates = computed(dtype), save, keeps_gates
+        size, stored = widths(dtype)
         shape = compiled().layout(cell, size, save)
-        widths_ = {"size": size, "stored": stored, "weight": packed.weight}
+        widths_ = {"size": size, "stored": stored, "weight": weight}
         self._kernel = compiled().kernel("scan_forward", cell=cell, save=save, **widths_)
         chunk = shape.slabs(H) * shape.gate_row * (kept if keeps_gates else B * min(T, compiled().steps(B)))
         self.gates_elements = D * chunk
@@ -98,13 +100,19 @@ class Scan:
         self._members, self._patience = crews.members(B, shape, H, shape.slabs(H) // 2), crews.patience(shape, H)
         self._states = size * D * kept * H  # bytes from the h of all steps to their c
         self._directions = [
-            (*x[d], weights, stored * d * B * H, size * d * B * H, *y[d], size * d * kept * H, size * d * chunk)
-            for d, weights in enumerate(packed.directions)
+            (*x[d], stored * d * B * H, size * d * B * H, *y[d], size * d * kept * H, size * d * chunk)
+            for d in range(D)
         ]
 
-    def __call__(self, x, h0, c0, y, h_n, c_n, states=0, gates=0, lengths=None, others=((0,) * 6,) * 2):
-        """All are addresses: of y with its D H columns, of states and gates where they are kept, c0 and c_n 0 where
-        there is none; but lengths, as `row_ranges` takes them, and others, the kernel's last arguments for each
+    @classmethod
+    def of(cls, cell, packed, dtype, sizes, x, y, save=False, rows=None, keeps_gates=False):
+        """For PackedWeights of the cell."""
+        given = cell, packed.weight, len(packed.directions), dtype, sizes, tuple(x), tuple(y), save, rows, keeps_gates
+        return _scan(cls, given)
+
+    def __call__(self, packed, x, h0, c0, y, h_n, c_n, states=0, gates=0, lengths=None, others=((0,) * 6,) * 2):
+        """PackedWeights, then addresses: of y with its D H columns, of states and gates where they are kept, c0 and c_n
+        0 where there is none; but lengths, as `row_ranges` takes them, and others, the kernel's last arguments for each
         direction."""
         save, (_, B, _, H) = self._save, self._sizes
         memory = None if gates else workspace(self.gates_elements, self._dtype)
@@ -113,8 +121,8 @@ class Scan:
         members = min(parts, self._members) if len(self._directions) == 1 else 1
         rows = row_ranges(B, self._vectors, 1 if members > 1 else parts // len(self._directions), lengths)
         tasks = []
-        for direction, other in zip(self._directions, others):
-            x_at, *x_steps, weights, h_at, c_at, y_at, y_time, y_row, states_at, gates_at = direction
+        for direction, weights, other in zip(self._directions, packed.directions, others):
+            x_at, *x_steps, h_at, c_at, y_at, y_time, y_row, states_at, gates_at = direction
             outputs, end = (y + y_at, y_time, y_row), c_n + c_at if c_n else 0
             h, c = outputs, (end, 0)
             if save:
@@ -130,6 +138,11 @@ class Scan:
             crews.run(self._kernel, tasks[0], members, self._patience)
         else:
             threads.run(self._kernel, [(*arguments, 0, 0) for arguments in tasks])
+
+
+@lru_cache(maxsize=256)
+def _scan(kind, given):
+    return kind(*given)
 
 
 def _widened(cell, x, h0, c0, weights, batch_first, ragged, recompute):
