@@ -18,10 +18,11 @@ from . import target
 from .attention import BOOLS, NO_MASK
 from .groups import BLOCK, GROUPS, every_group, row, vectors, whole
 from .inner import inner
+from .operands import copy_rows
 from .parts import flush_denormals, never_inline, restore_denormals
 from .philox import multipliers
 from .tiles import store, zeros
-from .transposed import copy_rows, finish, pack_mask, pack_queries
+from .transposed import finish, pack_mask, pack_queries
 from .transposed_gradients import (
     add_over_keys,
     add_over_queries,
@@ -124,7 +125,7 @@ def _one_head(size, dropout):
     """What the queries of a head add to dK and dV of a chunk of keys, and their dQ of it."""
     W, n = target.current().lanes(size), vectors()
     begin, end = every_group(_begin, size), every_group(_end, size)
-    meet = every_group(lambda n, size: _meet(n, size, dropout), size)
+    meet = every_group(_meet, size, dropout)
     fetch, write = fetch_rows(size), write_rows(size)
 
     @inner
@@ -172,7 +173,7 @@ def _parts(n, size):
 
 def _begin(n, size):
     W, m = target.current().lanes(size), rows()
-    parts, pack, copy, whole_of = _parts(n, size), pack_queries(n, size), copy_rows(size), inner(whole)
+    parts, pack, copy, whole_of = _parts(n, size), pack_queries(n, size, size), copy_rows(size, size), inner(whole)
     normalize, add_deltas = pack_normalizers(n, size), pack_deltas(n, size)
 
     @inner
@@ -196,7 +197,7 @@ def _begin(n, size):
 def _meet(n, size, dropout):
     """A block of keys and the group from position t."""
     width, m = n * target.current().lanes(size), rows()
-    add_mask, parts, draw = pack_mask(n, size), _parts(n, size), multipliers(n, size)
+    add_mask, parts, draw = pack_mask(n, size, size), _parts(n, size), multipliers(n, size)
     weigh, differentiate = weights(n, size), score_gradients(n, size, dropout)
     to_queries, to_keys = add_over_keys(n, size), add_over_queries(n, size)
 
@@ -227,7 +228,7 @@ def _meet(n, size, dropout):
 
 
 def _end(n, size):
-    write, parts = finish(n, size, divided=False), _parts(n, size)
+    write, parts = finish(n, size, size, divided=False), _parts(n, size)
 
     @inner
     def end(state, t, arguments):

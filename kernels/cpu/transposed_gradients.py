@@ -8,11 +8,11 @@ memory, which has room for it.
 from . import target
 from .groups import BLOCK, vectors
 from .inner import inner
+from .operands import copy_rows
 from .parts import load_part, store_part
 from .softmax import exp
 from .sums import dots, products
 from .tiles import add, load, store, tile_op, transpose, zeros
-from .transposed import copy_rows
 from .vector import fma, select
 
 
@@ -65,7 +65,7 @@ def weights(n, size):
     The scores are to the bit those of the forward, whose rounding lse has seen.
     """
     m = rows()
-    width, score = n * target.current().lanes(size), dots(m, n, size, in_order=True)
+    width, score = n * target.current().lanes(size), dots(m, n, size, size, in_order=True)
     plain, causal = _weights_op(m, n, size, False), _weights_op(m, n, size, True)
 
     @inner
@@ -104,7 +104,7 @@ def _weights_op(m, n, size, causal):
 def score_gradients(n, size, dropout):
     """ds = p (v dO^T - delta) of `count` keys, in whole tiles; with dropout v dO^T, and then p, are times `kept`."""
     m = rows()
-    width, product = n * target.current().lanes(size), dots(m, n, size)
+    width, product = n * target.current().lanes(size), dots(m, n, size, size)
 
     @tile_op
     def op(frame):
@@ -134,7 +134,7 @@ def score_gradients(n, size, dropout):
 def add_over_keys(n, size):
     """sums^T[dimension][query] += K^T ds over `count` keys, for D dimensions, in whole tiles."""
     m = rows()
-    width, product = n * target.current().lanes(size), products(m, n, size)
+    width, product = n * target.current().lanes(size), products(m, n, size, size)
 
     @inner
     def run(k, k_row, count, D, ds, sums):
@@ -172,7 +172,7 @@ def add_over_queries(n, size):
 
 
 def _columns(m, columns, width, size):
-    product = products(m, columns, size)
+    product = products(m, columns, size, size)
 
     @inner
     def run(weights, start, last, queries, row, sums):
@@ -187,7 +187,7 @@ def fetch_rows(size):
 
     copies: where both go, the elements between their rows, those of a row that hold anything.
     """
-    copy, W = copy_rows(size), target.current().lanes(size)
+    copy, W = copy_rows(size, size), target.current().lanes(size)
 
     @inner
     def fetch(src, src_row, gradient, count, new, copies):

@@ -8,7 +8,7 @@ from ..kernels import dropout
 from ..kernels.cpu import attention, attention_backward, groups, transposed
 from ..kernels.cpu.compile import kernel
 from . import threads
-from .compiled import computed
+from .compiled import computed, widths
 from .decode_cpu import decode, remembered
 from .rows import dense_rows, place, scale_of, scratch
 
@@ -27,23 +27,21 @@ def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=No
     (B, N, T, S), bool (False hides a key, as if -inf were added) or of q's dtype (added); causal hides key s from query
     t < s; scale None is 1 / sqrt(D); dropout_p the probability of a weight to be dropped, by the generator of
     `kernels.dropout` under seed (1,), int64. Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32,
-    float64, and bfloat16, which is computed as float32: its bytes are few beside the operations.
+    float64, and bfloat16: products of pairs, which the weights are rounded for, and sums and softmax in float32.
     """
     if is_decode(q.shape[2], k.shape[2], mask, causal, dropout_p):
         return decode(q, k, v, scale)
-    dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
     out = q.new_empty(*q.shape[:3], v.shape[3])
     _run(q, k, v, mask, causal, scale, dropout_p, seed, out, None)
-    return out if out.dtype == dtype else out.to(dtype)
+    return out
 
 
 def with_lse(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None):
     """What `forward` returns, and lse (B, N, T), of what is computed in: the logarithms of the sums of the scores'
     exponentials, before dropout; -inf for a row that sees no key."""
-    dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
-    out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3])
+    out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3], dtype=computed(q.dtype))
     _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse)
-    return out if out.dtype == dtype else out.to(dtype), lse
+    return out, lse
 
 
 def _wide(*tensors):
@@ -66,8 +64,8 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     if B * N * T == 0 or (Dv == 0 and lse is None):
         return
     inputs = _Inputs(q, k, v, mask, dropout_p, seed)
-    size = q.element_size()
-    entry = kernel("attention", size=size, dropout=bool(dropout_p))
+    size, stored = widths(q.dtype)
+    entry = kernel("attention", size=size, stored=stored, dropout=bool(dropout_p))
     tasks = _tasks_for(B * N * T * S * (D + Dv) * (1 if causal else 2))
     together = groups.GROUPS
     while together > 1 and B * N * attention.items(size, T, together) < tasks:
@@ -75,8 +73,8 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     items = B * N * attention.items(size, T, together)
     tasks = min(tasks, items)
     arguments = (*inputs.places, out.data_ptr(), *inputs.sizes, int(causal), 0 if lse is None else lse.data_ptr())
-    need = attention.workspace(size, D, Dv)
-    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    need = attention.workspace(size, stored, D, Dv)
+    start = _workspaces(tasks, need, computed(q.dtype), scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, together, i, items, tasks) for i in range(tasks)]
     threads.run([partial(entry, *arguments, *inputs.generator, *own) for own in rest])
 
