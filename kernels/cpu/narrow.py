@@ -91,12 +91,34 @@ def pair(low, high):
     builder, lanes = low.builder, low.lanes
     if not target.current().dots_bfloat16:
         return join(low.from_bits(_rounded(low)), high.from_bits(_rounded(high)))
-    halves, both = ir.VectorType(I16, 2 * lanes.count), ir.VectorType(_BFloat(), 2 * lanes.count)
-    name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{lanes.count * 32}"
-    value = builder.bitcast(call(builder, name, both, high.value, low.value), halves)
     order = [x for i in range(lanes.count) for x in (i, i + lanes.count)]
-    value = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, 2 * lanes.count), order))
-    return Vector(builder, lanes, builder.bitcast(value, lanes.floats))
+    pairs = _chosen(builder, _round_two(low, high), order)
+    return Vector(builder, lanes, builder.bitcast(pairs, lanes.floats))
+
+
+def store_two(low, high, p, q):
+    """Write two float32 Vectors as bfloat16 at p and q (i64), rounded as in `pair`, with which this shares the work."""
+    if not target.current().dots_bfloat16:
+        store(low, p)
+        store(high, q)
+        return
+    builder, count = low.builder, low.lanes.count
+    both, kind = _round_two(low, high), ir.VectorType(I16, count)
+    for first, address in ((0, p), (count, q)):
+        pointer = builder.inttoptr(address, kind.as_pointer())
+        builder.store(_chosen(builder, both, range(first, first + count)), pointer, align=BFLOAT16)
+
+
+def _round_two(low, high):
+    """By the instruction: 16-bit integers, those of low first."""
+    builder, width = low.builder, 2 * low.lanes.count
+    name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{16 * width}"
+    both = call(builder, name, ir.VectorType(_BFloat(), width), high.value, low.value)
+    return builder.bitcast(both, ir.VectorType(I16, width))
+
+
+def _chosen(builder, vector, order):
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
 
 
 def join(low, high):
@@ -104,6 +126,11 @@ def join(low, high):
     builder, lanes = low.builder, low.lanes
     upper = builder.and_(high.bits(), lanes.constant_int(-1 << 16))
     return low.from_bits(builder.or_(builder.lshr(low.bits(), lanes.constant_int(16)), upper))
+
+
+def first_of(pairs):
+    """Pairs of the first element and zero."""
+    return pairs.from_bits(pairs.builder.and_(pairs.bits(), pairs.lanes.constant_int(0xFFFF)))
 
 
 def dot(x, y, total):

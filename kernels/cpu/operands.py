@@ -9,8 +9,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from . import narrow, target
+from .groups import BLOCK
 from .inner import inner
-from .parts import load_part
+from .parts import load_part, store_part
 from .tiles import load, outer, pack, store, tile_op, unpack, zeros
 from .vector import I64, Int
 
@@ -20,19 +21,22 @@ def per_lane(size, stored):
     return size // stored
 
 
-@intrinsic
-def _outer_pairs(typing, tile, a, stride, b):
-    def generate(context, builder, signature, arguments):
-        array, *places = arguments
-        places = [Int(builder, v) for v in places]
-        return pack(builder, tile, narrow.emit_pairs(builder, tile, unpack(builder, tile, array), *places))
+def _outer_pairs(single):
+    @intrinsic
+    def outer_pairs(typing, tile, a, stride, b):
+        def generate(context, builder, signature, arguments):
+            array, *places = arguments
+            values, places = unpack(builder, tile, array), [Int(builder, v) for v in places]
+            return pack(builder, tile, narrow.emit_pairs(builder, tile, values, *places, single=single))
 
-    return tile(tile, types.intp, types.intp, types.intp), generate
+        return tile(tile, types.intp, types.intp, types.intp), generate
+
+    return outer_pairs
 
 
-def outer_term(size, stored):
-    """`tiles.outer` of such terms; its stride is in elements."""
-    return outer if size == stored else _outer_pairs
+def outer_term(size, stored, single=False):
+    """`tiles.outer` of such terms; its stride is in elements. single: of a pair at a only the first is there."""
+    return outer if size == stored else _outer_pairs(single)
 
 
 @tile_op
@@ -118,3 +122,40 @@ def pair_rows(size):
 def rows_as_terms(size, stored):
     """Rows to operands whose terms run over them: copied, or paired."""
     return copy_rows(size, stored) if size == stored else pair_rows(size)
+
+
+def fetch_rows(size, stored):
+    """A block of keys, or of values, and what has been added to their gradients, which is nothing if they are new.
+
+    copies: where both go, and the rows as terms that run over them, or 0; the lanes between rows, the elements of one.
+    """
+    copy_own, copy_sums, copy_terms = copy_rows(size, stored), copy_rows(size, size), rows_as_terms(size, stored)
+    W = target.current().lanes(size)
+
+    @inner
+    def fetch(src, src_row, gradient, count, new, copies):
+        own, sums, paired, row, D = copies
+        copy_own(src, src_row, count, D, own, row)
+        if paired:
+            copy_terms(src, src_row, count, D, paired, row)
+        if new:
+            for i in range(0, BLOCK * row, W):
+                store(zeros(1, 1, size), sums + size * i, 0)
+        else:
+            copy_sums(gradient, D, count, D, sums, row)
+
+    return fetch
+
+
+def write_rows(size):
+    """Rows of whole vectors, `src_row` elements apart, to `count` rows of D elements that follow each other."""
+    W = target.current().lanes(size)
+
+    @inner
+    def write(src, src_row, count, D, dst):
+        for i in range(count):
+            for d in range(0, D, W):
+                vector = load(zeros(1, 1, size), src + size * (src_row * i + d), 0)
+                store_part(vector, (dst + size * (D * i + d), 0, 1, D - d))
+
+    return write

@@ -44,11 +44,6 @@ def with_lse(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=N
     return out, lse
 
 
-def _wide(*tensors):
-    """The tensors, None among them, in what is computed in; masks of bools as they are."""
-    return [t if t is None or t.dtype != torch.bfloat16 else t.to(computed(t.dtype)) for t in tensors]
-
-
 def is_decode(T, S, mask, causal, dropout_p):
     """Whether T queries over S keys are left to `decode`."""
     return mask is None and T <= FEW and (S == 1 or not causal) and not dropout_p
@@ -82,33 +77,31 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
 def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None):
     """dq, dk, dv, contiguous, from the gradient dout (B, N, T, Dv) of out and from what `with_lse` took and returned,
     out and lse contiguous."""
-    if q.dtype != computed(q.dtype):
-        wide = backward(*_wide(dout, q, k, v, mask, out), lse, causal, scale, dropout_p, seed)
-        return tuple(gradient.to(q.dtype) for gradient in wide)
     (B, N, T, D), (M, S, Dv) = q.shape, v.shape[1:]
     seen = min(S, T) if causal else S
     if 0 in (B, M, N, seen, T, Dv):
         return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
-    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    dq, dk, dv = (x.new_empty(x.shape, dtype=computed(x.dtype)) for x in (q, k, v))
     dk[:, :, seen:], dv[:, :, seen:] = 0, 0
     chunk = _chunk(seen, B * M)
     chunks = -(-seen // chunk)
-    others = q.new_empty(chunks - 1, *q.shape)
-    inputs, dout, size = _Inputs(q, k, v, mask, dropout_p, seed), dense_rows(dout), q.element_size()
-    entry = kernel("attention_backward", size=size, dropout=bool(dropout_p))
+    others = dq.new_empty(chunks - 1, *q.shape)
+    inputs, dout, (size, stored) = _Inputs(q, k, v, mask, dropout_p, seed), dense_rows(dout), widths(q.dtype)
+    entry = kernel("attention_backward", size=size, stored=stored, dropout=bool(dropout_p))
     items = B * M * chunks
     tasks = min(items, _tasks_for(B * N * T * S * (3 * D + 2 * Dv) * (1 if causal else 2)))
     results = (x.data_ptr() for x in (out, lse, dq, dk, dv, others))
     arguments = (*inputs.places, *place(dout), *results, *inputs.sizes, int(causal), *inputs.generator, chunk)
-    layout = attention_backward.together(size, D, Dv), attention_backward.each(size, D, Dv)
-    need = attention_backward.workspace(size, D, Dv)
-    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    sizes = size, stored, D, Dv
+    layout = attention_backward.together(*sizes), attention_backward.each(*sizes)
+    need = attention_backward.workspace(*sizes)
+    start = _workspaces(tasks, need, dq.dtype, scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, i, tasks, items) for i in range(tasks)]
     threads.run([partial(entry, *arguments, *layout, *own) for own in rest])
     for i in range(1, chunks):
         first = chunk * i if causal else 0  # the queries before it see none of the chunk
         dq[:, :, first:] += others[i - 1, :, :, first:]
-    return dq, dk, dv
+    return tuple(x.to(q.dtype) for x in (dq, dk, dv))
 
 
 def _chunk(seen, heads):
