@@ -22,10 +22,11 @@ def row(count, W):
     return (-(-count // W) | 1) * W
 
 
-def every_group(make, size):
-    """A function that calls make(vectors, size)'s (state, t, arguments) for whole groups, then for single vectors."""
+def every_group(make, size, *others):
+    """A function that calls make(vectors, size, *others)'s (state, t, arguments) for whole groups, then for single
+    vectors."""
     W, n = target.current().lanes(size), vectors()
-    wide, narrow = make(n, size), make(1, size)
+    wide, narrow = make(n, size, *others), make(1, size, *others)
 
     @inner
     def run(states, each, t, count, arguments):

@@ -11,7 +11,7 @@ Narrow weights beside float32 rows are widened as they are loaded, one term afte
 from llvmlite import ir
 
 from . import target
-from .vector import I8, I16, I32, Vector, call, fma
+from .vector import I8, I16, I32, I64, Vector, call, fma
 
 BFLOAT16, INT8 = 2, 1  # bytes
 
@@ -52,17 +52,92 @@ def store(vector, address, mask=None):
     """Write a float32 Vector as bfloat16, rounded to nearest, ties to even. A NaN stays one: those of the kernels have
     nothing in the lower half, to carry over into the sign."""
     builder, lanes = vector.builder, vector.lanes
-    kind, sixteen = ir.VectorType(I16, lanes.count), lanes.constant_int(16)
-    bits = vector.bits()
-    odd = builder.and_(builder.lshr(bits, sixteen), lanes.constant_int(1))
-    rounded = builder.add(bits, builder.add(odd, lanes.constant_int(0x7FFF)))
-    halves = builder.trunc(builder.lshr(rounded, sixteen), kind)
+    kind = ir.VectorType(I16, lanes.count)
+    halves = builder.trunc(builder.lshr(_rounded(vector), lanes.constant_int(16)), kind)
     pointer = builder.inttoptr(address, kind.as_pointer())
     if mask is None:
         builder.store(halves, pointer, align=BFLOAT16)
     else:
         name = f"llvm.masked.store.v{lanes.count}i16.p0"
         call(builder, name, ir.VoidType(), halves, pointer, I32(BFLOAT16), mask.value)
+
+
+def _rounded(vector):
+    """The bits of float32, of which the upper half is bfloat16."""
+    builder, lanes, bits = vector.builder, vector.lanes, vector.bits()
+    odd = builder.and_(builder.lshr(bits, lanes.constant_int(16)), lanes.constant_int(1))
+    return builder.add(bits, builder.add(odd, lanes.constant_int(0x7FFF)))
+
+
+def load_pairs(builder, lanes, address, count=None):
+    """A vector of pairs as they lie, for a Vector to carry; zeros beyond `count` elements (an i64; None: all)."""
+    width = 2 * lanes.count
+    kind = ir.VectorType(I16, width)
+    pointer = builder.inttoptr(address, kind.as_pointer())
+    if count is None:
+        pairs = builder.load(pointer, align=BFLOAT16)
+    else:
+        few = builder.select(builder.icmp_signed("<", count, I64(width)), count, I64(width))
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(few, I16), I32(0))
+        limit = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, width), [0] * width))
+        inside = builder.icmp_signed("<", ir.Constant(kind, list(range(width))), limit)
+        name, zero = f"llvm.masked.load.v{width}i16.p0", ir.Constant(kind, [0] * width)
+        pairs = call(builder, name, kind, pointer, I32(BFLOAT16), inside, zero)
+    return Vector(builder, lanes, builder.bitcast(pairs, lanes.floats))
+
+
+def pair(low, high):
+    """Two Vectors of float32 as one of pairs, rounded as in `store`."""
+    builder, lanes = low.builder, low.lanes
+    if not target.current().dots_bfloat16:
+        return join(low.from_bits(_rounded(low)), high.from_bits(_rounded(high)))
+    order = [x for i in range(lanes.count) for x in (i, i + lanes.count)]
+    pairs = _chosen(builder, _round_two(low, high), order)
+    return Vector(builder, lanes, builder.bitcast(pairs, lanes.floats))
+
+
+def store_two(low, high, p, q):
+    """Write two float32 Vectors as bfloat16 at p and q (i64), rounded as in `pair`, with which this shares the work."""
+    if not target.current().dots_bfloat16:
+        store(low, p)
+        store(high, q)
+        return
+    builder, count = low.builder, low.lanes.count
+    both, kind = _round_two(low, high), ir.VectorType(I16, count)
+    for first, address in ((0, p), (count, q)):
+        pointer = builder.inttoptr(address, kind.as_pointer())
+        builder.store(_chosen(builder, both, range(first, first + count)), pointer, align=BFLOAT16)
+
+
+def _round_two(low, high):
+    """By the instruction: 16-bit integers, those of low first."""
+    builder, width = low.builder, 2 * low.lanes.count
+    name = f"llvm.x86.avx512bf16.cvtne2ps2bf16.{16 * width}"
+    both = call(builder, name, ir.VectorType(_BFloat(), width), high.value, low.value)
+    return builder.bitcast(both, ir.VectorType(I16, width))
+
+
+def _chosen(builder, vector, order):
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
+
+
+def join(low, high):
+    """Two Vectors of float32 as one of pairs, cut off: of bfloat16 that were widened."""
+    builder, lanes = low.builder, low.lanes
+    upper = builder.and_(high.bits(), lanes.constant_int(-1 << 16))
+    return low.from_bits(builder.or_(builder.lshr(low.bits(), lanes.constant_int(16)), upper))
+
+
+def first_of(pairs):
+    """Pairs of the first element and zero."""
+    return pairs.from_bits(pairs.builder.and_(pairs.bits(), pairs.lanes.constant_int(0xFFFF)))
+
+
+def dot(x, y, total):
+    """The products of pairs, added to a Vector of float32 lane by lane."""
+    builder, lanes = total.builder, total.lanes
+    multiply = _dot if target.current().dots_bfloat16 else _widened
+    return total.new(multiply(builder, lanes, total.value, *(builder.bitcast(v.value, lanes.ints) for v in (x, y))))
 
 
 def emit_pairs(builder, tile, values, a, stride, b, single=False):

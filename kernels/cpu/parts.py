@@ -18,22 +18,35 @@ def _masks(frame, rows, columns):
             yield i, j, frame.below(left - j * frame.width)
 
 
-@tile_op
-def load_part(frame):
-    """(tile, (p, stride, rows, columns)) -> the tile at p; outside rows and columns nothing is read: zeros."""
-    p, stride, rows, columns = frame.integers
-    size = frame.lanes.size
-    for i, j, mask in _masks(frame, rows, columns):
-        frame.tile[i][j] = frame.load(p + stride * (i * size) + j * frame.width * size, mask)
+def part_loader(stored=None):
+    """A `load_part` of elements of `stored` bytes in memory, where they are not those of a lane."""
+
+    @tile_op
+    def load_part(frame):
+        """(tile, (p, stride, rows, columns)) -> the tile at p; outside rows and columns nothing is read: zeros."""
+        p, stride, rows, columns = frame.integers
+        size = stored or frame.lanes.size
+        for i, j, mask in _masks(frame, rows, columns):
+            frame.tile[i][j] = frame.load(p + stride * (i * size) + j * frame.width * size, mask, stored)
+
+    return load_part
 
 
-@tile_op
-def store_part(frame):
-    """(tile, (p, stride, rows, columns)): write the tile at p, nothing outside rows and columns."""
-    p, stride, rows, columns = frame.integers
-    size = frame.lanes.size
-    for i, j, mask in _masks(frame, rows, columns):
-        frame.store(frame.tile[i][j], p + stride * (i * size) + j * frame.width * size, mask)
+def part_storer(stored=None):
+    """A `store_part` likewise."""
+
+    @tile_op
+    def store_part(frame):
+        """(tile, (p, stride, rows, columns)): write the tile at p, nothing outside rows and columns."""
+        p, stride, rows, columns = frame.integers
+        size = stored or frame.lanes.size
+        for i, j, mask in _masks(frame, rows, columns):
+            frame.store(frame.tile[i][j], p + stride * (i * size) + j * frame.width * size, mask, stored)
+
+    return store_part
+
+
+load_part, store_part = part_loader(), part_storer()
 
 
 @intrinsic

@@ -5,8 +5,12 @@ is scaled by `alpha`. Infinities keep their meaning: a row of scores -inf has th
 and not NaN, and a sum of 0 gives an output of 0, as in torch.
 """
 
+from itertools import product
+
 from . import target
 from .inner import inner
+from .narrow import pair
+from .operands import per_lane
 from .tiles import add, load, store, tile_op, zeros
 from .vecmath import FLOAT32, FLOAT64, LOG2_E
 from .vector import fma, maximum, select
@@ -94,36 +98,44 @@ def advance(frame):
         frame.store(frame.load(total + offset) * factor, total + offset)
 
 
-def exponentials(n, size, dropout):
-    """p = e^(p - reference) in place; the sums are added to the total, and then, with dropout, p is times `kept`."""
-    row = n * target.current().lanes(size) * size
+def exponentials(n, size, stored, dropout):
+    """p = e^(p - reference) in place; the sums are added to the total, and then, with dropout, p is times `kept`.
+
+    stored: bytes of an element of p as it is left: 2, pairs of two rows of bfloat16, which take half the place.
+    """
+    row, per = n * target.current().lanes(size) * size, per_lane(size, stored)
     together = 2 if n > 1 else 4
 
     def op(rows):
         def exponential(frame):
             """The tile holds the sums."""
-            p, subtracted, kept = frame.integers
+            p, result, subtracted, kept = frame.integers
             vector = frame.width * frame.lanes.size
-            for i in range(rows):
-                for j in range(n):
-                    place = p + (i * n + j) * vector
-                    value = exp(frame.load(place) - frame.load(subtracted + j * vector))
+            for i, j in product(range(0, rows, per), range(n)):
+                values = []
+                for place in (((i + k) * n + j) * vector for k in range(min(per, rows - i))):
+                    value = exp(frame.load(p + place) - frame.load(subtracted + j * vector))
                     frame.tile[0][j] = frame.tile[0][j] + value
-                    if dropout:
-                        value = value * frame.load(kept + (i * n + j) * vector)
-                    frame.store(value, place)
+                    values.append(value * frame.load(kept + place) if dropout else value)
+                if per > 1:
+                    values = [pair(*values, *[frame.constant(0.0)] * (per - len(values)))]
+                frame.store(values[0], result + (i // per * n + j) * vector)
 
         return tile_op(exponential)
 
-    several, single = op(together), op(1)
+    several, few, single = op(together), op(per), op(1)
 
     @inner
     def exponentials_(p, count, state, kept):
-        sums = zeros(1, n, size)
-        for i in range(0, count - together + 1, together):
-            sums = several(sums, (p + row * i, state[2], kept + row * i))
-        for i in range(count // together * together, count):
-            sums = single(sums, (p + row * i, state[2], kept + row * i))
+        sums, i = zeros(1, n, size), 0
+        while i + together <= count:
+            sums = several(sums, (p + row * i, p + row * (i // per), state[2], kept + row * i))
+            i += together
+        while i + per <= count:
+            sums = few(sums, (p + row * i, p + row * (i // per), state[2], kept + row * i))
+            i += per
+        if i < count:
+            sums = single(sums, (p + row * i, p + row * (i // per), state[2], kept + row * i))
         store(add(sums, load(zeros(1, n, size), state[3], 0)), state[3], 0)
 
     return exponentials_

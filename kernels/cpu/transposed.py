@@ -1,13 +1,16 @@
 """The steps of attention with the queries in the lanes: a group of n vectors of them meets a block of keys.
 
-p[key][query], Q^T[dimension][query], O^T[dimension][query]: rows of n vectors each.
+p[key][query], Q^T[dimension][query], O^T[dimension][query]: rows of n vectors each; of bfloat16 (stored = 2) p and Q^T
+hold a pair of keys, of dimensions, in a lane, O^T and the sums are float32.
 """
 
 from llvmlite import ir
 
 from . import target
 from .inner import inner
-from .parts import load_part, store_part
+from .layout import terms
+from .operands import load_terms, per_lane
+from .parts import part_loader, part_storer
 from .softmax import reciprocal
 from .sums import dots, products
 from .tiles import add, load, store, tile_op, transpose, zeros
@@ -16,9 +19,9 @@ from .vector import I8, I32, Mask, call, fma, maximum, select
 NO_MASK, BOOLS, FLOATS = 0, 1, 2
 
 
-def pack_queries(n, size):
-    """Q^T[dimension][query] times the scale; zeros beyond the last query."""
-    W = target.current().lanes(size)
+def pack_queries(n, size, stored):
+    """Q^T[dimension][query] times the scale, but for bfloat16, which it would round; zeros beyond the last query."""
+    W, per, load_rows = target.current().lanes(size), per_lane(size, stored), load_terms(size, stored)
 
     @tile_op
     def scaled(frame):
@@ -30,16 +33,19 @@ def pack_queries(n, size):
     def pack(queries, scale, qt):
         q, q_row, count, D = queries
         for j in range(n):
-            for d in range(0, D, W):
-                rows = load_part(zeros(W, 1, size), (q + size * (q_row * j * W + d), q_row, count - j * W, D - d))
-                store(scaled(transpose(rows, ()), (scale,)), qt + size * W * (n * d + j), n * W)
+            for d in range(0, D, W * per):
+                part = q + stored * (q_row * j * W + d), q_row, count - j * W, D - d
+                columns = transpose(load_rows(zeros(W, 1, size), part), ())
+                if per == 1:
+                    columns = scaled(columns, (scale,))
+                store(columns, qt + size * W * (n * (d // per) + j), n * W)
 
     return pack
 
 
-def pack_mask(n, size):
+def pack_mask(n, size, stored):
     """What the mask adds to the scores of a block: added[key][query]."""
-    W = target.current().lanes(size)
+    W, load_floats = target.current().lanes(size), part_loader(stored)
 
     @inner
     def pack(mask, mask_row, kind, queries, start, count, added):
@@ -49,7 +55,7 @@ def pack_mask(n, size):
                 place = mask_row * j * W + start + i
                 target_rows = added + size * W * (n * i + j)
                 if kind == FLOATS:
-                    tile = load_part(zeros(W, 1, size), (mask + size * place, mask_row, rows, count - i))
+                    tile = load_floats(zeros(W, 1, size), (mask + stored * place, mask_row, rows, count - i))
                 else:
                     tile = load_bools(zeros(W, 1, size), (mask + place, mask_row, rows, count - i))
                 store(transpose(tile, ()), target_rows, n * W)
@@ -72,9 +78,9 @@ def load_bools(frame):
         frame.tile[i][0] = select(hidden, frame.constant("-inf"), 0.0)
 
 
-def finish(n, size, divided=True):
+def finish(n, size, stored, divided=True):
     """Write the transpose of O^T[dimension][query] to rows of Dv elements; divided by the total, if it is to be."""
-    W = target.current().lanes(size)
+    W, store_rows = target.current().lanes(size), part_storer(stored)
 
     @tile_op
     def divide(frame):
@@ -91,38 +97,56 @@ def finish(n, size, divided=True):
                 if divided:
                     columns = divide(columns, (total + size * W * j,))
                 rows = transpose(columns, ())
-                store_part(rows, (out + size * (Dv * j * W + d), Dv, count - j * W, Dv - d))
+                store_rows(rows, (out + stored * (Dv * j * W + d), Dv, count - j * W, Dv - d))
 
     return write
 
 
-def scores(n, size):
-    """Scores of `count` keys: p[key][query], and the highest of each query raised to theirs."""
+def scores(n, size, stored):
+    """Scores of `count` keys: p[key][query], and the highest of each query raised to theirs. k_row: lanes."""
     m = target.current().rows(n)
-    tile, pair, single = (_score_tile(rows, n, size) for rows in (m, 2, 1))
+    tile, pair, single = (_score_tile(rows, n, size, stored) for rows in (m, 2, 1))
     row = n * target.current().lanes(size) * size
 
     @inner
-    def run(k, k_row, count, D, qt, added, diagonal, p, highest):
+    def run(k, k_row, count, D, qt, scale, added, diagonal, p, highest):
         i = 0
         while i < count:
             extra = added + row * i if added else 0
             keys, place = k + size * k_row * i, p + row * i
             if i + m <= count:
-                tile(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                tile(keys, k_row, D, qt, scale, extra, diagonal + i, place, highest)
                 i += m
             elif i + 2 <= count:
-                pair(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                pair(keys, k_row, D, qt, scale, extra, diagonal + i, place, highest)
                 i += 2
             else:
-                single(keys, k_row, D, qt, extra, diagonal + i, place, highest)
+                single(keys, k_row, D, qt, scale, extra, diagonal + i, place, highest)
                 i += 1
 
     return run
 
 
-def _score_tile(m, n, size):
-    width, products = n * target.current().lanes(size), dots(m, n, size, in_order=True)
+def dot_queries(m, n, size, stored):
+    """The scores of m keys before a mask: their products with Q^T, of bfloat16 times the scale. p: as in `dots`."""
+    per, count = per_lane(size, stored), inner(terms)
+    products = dots(m, n, size, stored, in_order=True)
+
+    @tile_op
+    def scaled(frame):
+        factor = frame.broadcast(frame.integers[0])
+        frame.tile[:] = [[x * factor for x in row] for row in frame.tile]
+
+    @inner
+    def run(k, k_row, D, qt, scale, p):
+        acc = products(k, per * k_row, qt, count(D, size, stored), p)
+        return acc if per == 1 else scaled(acc, (scale,))
+
+    return run
+
+
+def _score_tile(m, n, size, stored):
+    width, products = n * target.current().lanes(size), dot_queries(m, n, size, stored)
 
     @tile_op
     def plain(frame):
@@ -140,8 +164,8 @@ def _score_tile(m, n, size):
         _store_scores(frame, p, highest)
 
     @inner
-    def tile(k, k_row, D, qt, added, diagonal, p, highest):
-        acc = products(k, k_row, qt, D, p)
+    def tile(k, k_row, D, qt, scale, added, diagonal, p, highest):
+        acc = products(k, k_row, D, qt, scale, p)
         if added:
             acc = add(acc, load(zeros(m, n, size), added, width))
         if diagonal + m > 1:
@@ -162,10 +186,13 @@ def _store_scores(frame, p, highest):
         frame.store(most, highest + j * vector)
 
 
-def add_values(n, size):
-    """O^T = alpha O^T + V^T P over `count` keys; the sum over a block is made apart, which keeps its rounding small."""
+def add_values(n, size, stored):
+    """O^T = alpha O^T + V^T P over `count` keys; the sum over a block is made apart, which keeps its rounding small.
+
+    v: the terms of `operands.rows_as_terms`, v_row lanes apart.
+    """
     most = target.current().rows(n)
-    tile, pair, single = (_value_tile(m, n, size) for m in (most, 2, 1))
+    tile, pair, single = (_value_tile(m, n, size, stored) for m in (most, 2, 1))
     row = n * target.current().lanes(size) * size
 
     @inner
@@ -183,8 +210,9 @@ def add_values(n, size):
     return run
 
 
-def _value_tile(m, n, size):
-    width, sums = n * target.current().lanes(size), products(m, n, size)
+def _value_tile(m, n, size, stored):
+    width, sums = n * target.current().lanes(size), products(m, n, size, stored)
+    per, length = per_lane(size, stored), inner(terms)
 
     @tile_op
     def rescale(frame):
@@ -197,26 +225,9 @@ def _value_tile(m, n, size):
 
     @inner
     def tile(v, v_row, count, p, ot, alpha, new):
-        acc = sums(v, v_row, 1, p, width, count)
+        acc = sums(v, v_row, per, p, width, length(count, size, stored))
         if not new:
             acc = rescale(acc, (ot, alpha))
         store(acc, ot, width)
 
     return tile
-
-
-def copy_rows(size):
-    """Rows of D elements to rows of whole vectors, `dst_row` elements apart."""
-    W = target.current().lanes(size)
-
-    @inner
-    def copy(src, src_row, count, D, dst, dst_row):
-        for i in range(count):
-            p, q = src + size * src_row * i, dst + size * dst_row * i
-            for d in range(0, D - W + 1, W):
-                store(load(zeros(1, 1, size), p + size * d, 0), q + size * d, 0)
-            if D % W:
-                d = D // W * W
-                store(load_part(zeros(1, 1, size), (p + size * d, 0, 1, D - d)), q + size * d, 0)
-
-    return copy

@@ -6,7 +6,7 @@ from ..kernels import dropout
 from ..kernels.cpu import attention, attention_backward, groups, transposed
 from ..kernels.cpu.compile import kernel
 from . import threads
-from .compiled import computed
+from .compiled import computed, widths
 from .decode_cpu import decode, remembered
 from .rows import dense_rows, place, scale_of, scratch
 
@@ -25,28 +25,21 @@ def forward(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=No
     (B, N, T, S), bool (False hides a key, as if -inf were added) or of q's dtype (added); causal hides key s from query
     t < s; scale None is 1 / sqrt(D); dropout_p the probability of a weight to be dropped, by the generator of
     `kernels.dropout` under seed (1,), int64. Returns (B, N, T, Dv), contiguous. A row that sees no key is 0. float32,
-    float64, and bfloat16, which is computed as float32: its bytes are few beside the operations.
+    float64, and bfloat16: products of pairs, which the weights are rounded for, and sums and softmax in float32.
     """
     if is_decode(q.shape[2], k.shape[2], mask, causal, dropout_p):
         return decode(q, k, v, scale)
-    dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
     out = q.new_empty(*q.shape[:3], v.shape[3])
     _run(q, k, v, mask, causal, scale, dropout_p, seed, out, None)
-    return out if out.dtype == dtype else out.to(dtype)
+    return out
 
 
 def with_lse(q, k, v, mask=None, causal=False, scale=None, dropout_p=0.0, seed=None):
     """What `forward` returns, and lse (B, N, T), of what is computed in: the logarithms of the sums of the scores'
     exponentials, before dropout; -inf for a row that sees no key."""
-    dtype, (q, k, v, mask) = q.dtype, _wide(q, k, v, mask)
-    out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3])
+    out, lse = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3], dtype=computed(q.dtype))
     _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse)
-    return out if out.dtype == dtype else out.to(dtype), lse
-
-
-def _wide(*tensors):
-    """The tensors, None among them, in what is computed in; masks of bools as they are."""
-    return [t if t is None or t.dtype != torch.bfloat16 else t.to(computed(t.dtype)) for t in tensors]
+    return out, lse
 
 
 def is_decode(T, S, mask, causal, dropout_p):
@@ -64,8 +57,8 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     if B * N * T == 0 or (Dv == 0 and lse is None):
         return
     inputs = _Inputs(q, k, v, mask, dropout_p, seed)
-    size = q.element_size()
-    entry = kernel("attention", size=size, dropout=bool(dropout_p))
+    size, stored = widths(q.dtype)
+    entry = kernel("attention", size=size, stored=stored, dropout=bool(dropout_p))
     tasks = _tasks_for(B * N * T * S * (D + Dv) * (1 if causal else 2))
     together = groups.GROUPS
     while together > 1 and B * N * attention.items(size, T, together) < tasks:
@@ -73,8 +66,8 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     items = B * N * attention.items(size, T, together)
     tasks = min(tasks, items)
     arguments = (*inputs.places, out.data_ptr(), *inputs.sizes, int(causal), 0 if lse is None else lse.data_ptr())
-    need = attention.workspace(size, D, Dv)
-    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    need = attention.workspace(size, stored, D, Dv)
+    start = _workspaces(tasks, need, computed(q.dtype), scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, together, i, items, tasks) for i in range(tasks)]
     threads.run(entry, [(*arguments, *inputs.generator, *own) for own in rest])
 
@@ -82,33 +75,31 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
 def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None):
     """dq, dk, dv, contiguous, from the gradient dout (B, N, T, Dv) of out and from what `with_lse` took and returned,
     out and lse contiguous."""
-    if q.dtype != computed(q.dtype):
-        wide = backward(*_wide(dout, q, k, v, mask, out), lse, causal, scale, dropout_p, seed)
-        return tuple(gradient.to(q.dtype) for gradient in wide)
     (B, N, T, D), (M, S, Dv) = q.shape, v.shape[1:]
     seen = min(S, T) if causal else S
     if 0 in (B, M, N, seen, T, Dv):
         return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
-    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    dq, dk, dv = (x.new_empty(x.shape, dtype=computed(x.dtype)) for x in (q, k, v))
     dk[:, :, seen:], dv[:, :, seen:] = 0, 0
     chunk = _chunk(seen, B * M)
     chunks = -(-seen // chunk)
-    others = q.new_empty(chunks - 1, *q.shape)
-    inputs, dout, size = _Inputs(q, k, v, mask, dropout_p, seed), dense_rows(dout), q.element_size()
-    entry = kernel("attention_backward", size=size, dropout=bool(dropout_p))
+    others = dq.new_empty(chunks - 1, *q.shape)
+    inputs, dout, (size, stored) = _Inputs(q, k, v, mask, dropout_p, seed), dense_rows(dout), widths(q.dtype)
+    entry = kernel("attention_backward", size=size, stored=stored, dropout=bool(dropout_p))
     items = B * M * chunks
     tasks = min(items, _tasks_for(B * N * T * S * (3 * D + 2 * Dv) * (1 if causal else 2)))
     results = (x.data_ptr() for x in (out, lse, dq, dk, dv, others))
     arguments = (*inputs.places, *place(dout), *results, *inputs.sizes, int(causal), *inputs.generator, chunk)
-    layout = attention_backward.together(size, D, Dv), attention_backward.each(size, D, Dv)
-    need = attention_backward.workspace(size, D, Dv)
-    start = _workspaces(tasks, need, q.dtype, scale_of(scale, D), dropout_p)
+    sizes = size, stored, D, Dv
+    layout = attention_backward.together(*sizes), attention_backward.each(*sizes)
+    need = attention_backward.workspace(*sizes)
+    start = _workspaces(tasks, need, dq.dtype, scale_of(scale, D), dropout_p)
     rest = [(start + i * need * size, i, tasks, items) for i in range(tasks)]
     threads.run(entry, [(*arguments, *layout, *own) for own in rest])
     for i in range(1, chunks):
         first = chunk * i if causal else 0  # the queries before it see none of the chunk
         dq[:, :, first:] += others[i - 1, :, :, first:]
-    return dq, dk, dv
+    return tuple(x.to(q.dtype) for x in (dq, dk, dv))
 
 
 def _chunk(seen, heads):
