@@ -2,7 +2,7 @@
 
 from .inner import inner
 from .layout import PANEL, panel_start
-from .product import BLOCK, LINE, accumulate, by_rows
+from .product import BLOCK, LINE, accumulator, by_rows
 from .tiles import add, load, store, zeros
 
 
@@ -12,14 +12,14 @@ def gradient_product(shape, slots):
 
     rows: first, last, B; operands: gradients, the rows of a slab of them, H, the packed panels.
     """
-    size, W, units, gradient_row = shape.size, shape.lanes, shape.slab_units, shape.size * shape.gradient_row
-    start_of, column = inner(panel_start), size * shape.lanes * units * len(slots) * W  # bytes of a vector in a slab
+    stored, W, units, gradient_row = shape.stored, shape.lanes, shape.slab_units, shape.stored * shape.gradient_row
+    start_of, vector = inner(panel_start), stored * W * units * len(slots)  # bytes of a panel's vector, of a slab
     multiply_wide, multiply_narrow = (_panel_product(shape, slots, n) for n in (PANEL, shape.narrow))
 
     @inner
     def run(panel, wide, rows, operands, sums):
         (first, last, B), (gradients, slab_rows, H, packed) = rows, operands
-        place = packed + column // W * start_of(panel, wide) * -(-H // units)
+        place = packed + vector * start_of(panel, wide) * -(-H // units)
         if panel < wide:
             multiply_wide(first, last, B, (gradients, gradient_row * slab_rows, H, place), sums)
         else:
@@ -31,9 +31,8 @@ def gradient_product(shape, slots):
 def _panel_product(shape, slots, n):
     """Block by block of BLOCK terms, all rows: so a block of weights is read from the cache by all rows before the next
     one is needed."""
-    size, W, units = shape.size, shape.lanes, shape.slab_units
-    slab_weights = size * n * W * units * len(slots)
-    group = max(1, BLOCK // (units * len(slots)))
+    W, units, slab_terms = shape.lanes, shape.slab_units, shape.slab_units * len(slots) // shape.per_lane
+    slab_weights, group = shape.size * n * W * slab_terms, max(1, BLOCK // slab_terms)
     add_block = by_rows(lambda m: _add_block(m, shape, slots, n), PANEL)
 
     @inner
@@ -49,15 +48,15 @@ def _panel_product(shape, slots, n):
 
 def _add_block(m, shape, slots, n):
     multiply, multiply_part = _slab_product(m, shape, slots, n), _part_product(m, shape, slots, n)
-    size, units, row_elements, width = shape.size, shape.slab_units, shape.gradient_row, n * shape.lanes
-    slab_weights = size * width * units * len(slots)
+    size, units, row_bytes, width = shape.size, shape.slab_units, shape.stored * shape.gradient_row, n * shape.lanes
+    slab_weights = shape.stored * width * units * len(slots)
     lines = size * width // LINE  # of a term's weights
     slab_lines = slab_weights // lines
 
     @inner
     def tile(row, arguments):
         (gradients, slab_bytes, slabs, left), packed, is_first, sums = arguments
-        a = gradients + size * row_elements * row
+        a = gradients + row_bytes * row
         ahead = packed
         if row < m * lines:  # each tile asks for its part of the next block
             ahead = packed + slabs * (slab_weights + slab_lines * (row // m))
@@ -77,15 +76,15 @@ def _add_block(m, shape, slots, n):
 
 def _slab_product(m, shape, slots, n):
     """A function (acc, a, b, ahead): acc += one slab's part of rows of gradients times its packed weights."""
-    size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
-    K, row_slots, vectors = len(slots) * W, shape.slots, size * n * W
-    runs = _runs(slots)
+    stored, W, blocks, row_elements = shape.stored, shape.lanes, shape.blocks, shape.gradient_row
+    K, row_slots, vectors, together = len(slots) * W, shape.slots, stored * n * W, shape.per_lane
+    runs, accumulate, row_terms = _runs(slots), accumulator(together > 1), row_elements // together
 
     if K * blocks == row_elements:
 
         @inner
         def run(acc, a, b, ahead):
-            return accumulate(acc, a, row_elements, row_elements, b, ahead)
+            return accumulate(acc, a, row_elements, row_terms, b, ahead)
 
     else:
 
@@ -93,9 +92,10 @@ def _slab_product(m, shape, slots, n):
         def run(acc, a, b, ahead):
             for block in range(blocks):
                 for start, length, place in runs:
-                    source = a + size * W * (block * row_slots + start)
+                    source, count = a + stored * W * (block * row_slots + start), length * W // together
                     first = block * K + place * W
-                    acc = accumulate(acc, source, row_elements, length * W, b + vectors * first, ahead + LINE * first)
+                    line = ahead + LINE // together * first
+                    acc = accumulate(acc, source, row_elements, count, b + vectors * first, line)
             return acc
 
     return run
@@ -103,15 +103,16 @@ def _slab_product(m, shape, slots, n):
 
 def _part_product(m, shape, slots, n):
     """The same with an argument more, the units that the slab, the last one, has."""
-    size, W, blocks, row_elements = shape.size, shape.lanes, shape.blocks, shape.gradient_row
-    row_slots, vectors, places = shape.slots, size * n * W, tuple(enumerate(slots))
+    stored, W, blocks, row_elements = shape.stored, shape.lanes, shape.blocks, shape.gradient_row
+    row_slots, vectors, places, together = shape.slots, stored * n * W, tuple(enumerate(slots)), shape.per_lane
+    accumulate = accumulator(together > 1)
 
     @inner
     def run(acc, a, b, ahead, left):
         for block in range(blocks):
-            terms = max(0, min(W, left - W * block))
+            terms = max(0, -(-min(W, left - W * block) // together))
             for place, slot in places:
-                source, first = a + size * W * (block * row_slots + slot), W * (block * len(places) + place)
+                source, first = a + stored * W * (block * row_slots + slot), W * (block * len(places) + place)
                 acc = accumulate(acc, source, row_elements, terms, b + vectors * first, ahead)
         return acc
 

@@ -9,6 +9,7 @@ kernels only; the padding holds zero weights.
     gates              [chunk][slab][row][block][width][W]            a chunk: `steps(B)` whole time steps, rows (t, b)
     gradients          [slab][row][block][slot][W]                    the same rows
     backward weights   [panel of n vectors of columns][slab][block][slot][unit in block][n W]      n: PANEL or `narrow`
+    bfloat16           [panel][slab][block][slot][pair of units][n W][2]
 
 The gates' memory first holds the input pre-activations, then, for training, the values that the cell saves. A slot is
 one of the distinct gradients that the cell's backward returns: dx uses `x_slots` of them, du uses `u_slots`.
@@ -39,7 +40,7 @@ class Layout:
     has_direct_h: bool
     lanes: int
     size: int  # of a lane, an accumulator, a gate
-    stored: int  # of an element of x and h
+    stored: int  # of an element of x and h, and of a gate's gradient
     weight: int  # of what a lane reads of the forward weights at a term
 
     @property
@@ -63,6 +64,11 @@ class Layout:
 
     def slabs(self, H):
         return -(-H // self.slab_units)
+
+    @property
+    def per_lane(self):
+        """Elements of x, h or a gradient that fill a lane, a term of a product: 2 where they are bfloat16."""
+        return self.size // self.stored
 
     @property
     def wide(self):

@@ -1,4 +1,4 @@
-"""Rows as operands of attention's products, whose terms are elements, or pairs where the elements are bfloat16.
+"""Rows as operands of products, whose terms are elements, or pairs where the elements are bfloat16.
 
 A term of a row fills a lane: an element, or two that follow each other. Where the terms run over rows, a lane holds an
 element of a row, or those of two rows, [pair of rows][element][2]. What is missing of a pair is zero. size: bytes of a
@@ -84,7 +84,8 @@ def copy_rows(size, stored):
 
 @tile_op
 def _join(frame):
-    """(p, stride, rows, columns) -> pairs of the elements of two bfloat16 rows at p; zero outside rows and columns."""
+    """(p, stride, rows, columns) -> pairs of the elements of two bfloat16 rows at p; zero outside rows and columns. The
+    first row is there."""
     p, stride, rows, columns = frame.integers
     inside = frame.below(columns)
     second = inside & frame.below((rows - 1) * frame.width)
@@ -117,6 +118,12 @@ def pair_rows(size):
                 store(_join(zeros(1, 1, size), part), q + size * d, 0)
 
     return copy
+
+
+def load_rows(size, stored):
+    """`parts.load_part` of tiles one vector wide, of a term that runs over rows: one, or two, of which the first is
+    there."""
+    return load_part if size == stored else _join
 
 
 def rows_as_terms(size, stored):

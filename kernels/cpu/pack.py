@@ -2,21 +2,22 @@
 
 from .inner import inner
 from .layout import PANEL, layout, panel_start, wide_panels
+from .operands import load_rows
 from .parts import load_part, store_part
 from .tiles import store, transpose, zeros
 
 ARGUMENTS = ("weights", "packed", "H", "K")
 
 
-def build(cell, size, operand):
+def build(cell, size, operand, stored=None):
     """Pack a row-major (gates * H, K) matrix. `operand` is
 
     "forward": the weights of the scan's forward (a bias is a matrix with K = 1), or
-    "h", "x": those that carry the gates' gradients back to h or to x.
+    "h", "x": those that carry the gates' gradients back to h or to x; stored: bytes of an element.
     """
     if operand == "forward":
         return _forward(layout(cell, size, False), size)
-    shape = layout(cell, size, True)
+    shape = layout(cell, size, True, stored)
     return _backward(shape, shape.u_slots if operand == "h" else shape.x_slots, size)
 
 
@@ -41,31 +42,37 @@ def _forward(shape, size):
 
 def _backward(shape, slots, size):
     W, units, gates, narrow = shape.lanes, shape.slab_units, len(slots), shape.narrow
+    stored, together = shape.stored, shape.per_lane
     start_of, wide_of = inner(panel_start), inner(wide_panels)
-    copy_wide, copy_narrow = (_copy(n, size) for n in (PANEL, narrow))
+    copy_wide, copy_narrow = (_copy(n, shape) for n in (PANEL, narrow))
 
     @inner
     def pack(weights, packed, H, K):
         padded, wide = -(-H // units) * units, wide_of(K, W, narrow)
         for panel in range(-(-K // (PANEL * W))):
             column, vectors = W * start_of(panel, wide), PANEL if panel < wide else narrow
-            first = packed + size * column * padded * gates
-            for unit in range(padded):
+            first = packed + stored * column * padded * gates
+            for unit in range(0, padded, together):
                 block, lane = unit // W, unit % W
                 for gate in range(gates):
-                    source = weights + size * ((gate * H + unit) * K + column)
-                    target = first + size * W * vectors * ((block * gates + gate) * W + lane)
+                    source = weights + stored * ((gate * H + unit) * K + column)
+                    target = first + stored * W * vectors * ((block * gates + gate) * W + lane)
                     if panel < wide:
-                        copy_wide(source, target, unit < H, K - column)
+                        copy_wide(source, K, target, H - unit, K - column)
                     else:
-                        copy_narrow(source, target, unit < H, K - column)
+                        copy_narrow(source, K, target, H - unit, K - column)
 
     return pack
 
 
-def _copy(n, size):
+def _copy(n, shape):
+    """A function that copies n vectors of a term of units: `rows` of them exist, and `left` columns."""
+    size, stored, W, part = shape.size, shape.stored, shape.lanes, load_rows(shape.size, shape.stored)
+
     @inner
-    def copy(source, target, exists, left):
-        store(load_part(zeros(1, n, size), (source, 0, 1 if exists else 0, left)), target, 0)
+    def copy(source, stride, target, rows, left):
+        for j in range(n):
+            columns = left - W * j if rows > 0 else 0
+            store(part(zeros(1, 1, size), (source + stored * W * j, stride, rows, columns)), target + size * W * j, 0)
 
     return copy

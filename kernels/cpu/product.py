@@ -15,25 +15,31 @@ LINE = 64  # bytes of a cache line
 BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
 
 
-@intrinsic
-def accumulate(typing, acc, a, stride, K, b, ahead):
-    """acc (m rows, n vectors) += a (m, K; rows `stride` elements apart) times packed b (K, n W).
+def accumulator(pairs):
+    """A function accumulate(acc, a, stride, K, b, ahead): acc (m rows, n vectors) += a (m, K terms; rows `stride`
+    elements apart) times packed b (K, n W). A term is an element or, with `pairs`, two of bfloat16.
 
     A tile of many rows asks for a line of memory a term, from `ahead` on: what its successors will need.
     """
+    emit = narrow.emit_pairs if pairs else emit_outer
 
-    def generate(context, builder, signature, arguments):
-        array, *operands = arguments
-        row = acc.n * acc.lanes.count * acc.size
-        return pack(builder, acc, _emit_product(builder, acc, emit_outer, row, unpack(builder, acc, array), *operands))
+    @intrinsic
+    def accumulate(typing, acc, a, stride, K, b, ahead):
+        def generate(context, builder, signature, arguments):
+            array, *operands = arguments
+            row = acc.n * acc.lanes.count * acc.size
+            return pack(builder, acc, _emit_product(builder, acc, emit, row, unpack(builder, acc, array), *operands))
 
-    return acc(acc, *[types.intp] * 5), generate
+        return acc(acc, *[types.intp] * 5), generate
+
+    return accumulate
 
 
 @intrinsic(prefer_literal=True)
 def product(typing, m, n, size, stored, weight, a, stride, K, b, ahead):
-    """A tile of a times b, as in `accumulate`, summed in blocks of BLOCK terms. m, n, size, and the bytes of an element
-    of a and of what a lane reads of b at a term, are compile-time constants. A term is a pair where a is bfloat16."""
+    """A tile of a times b, as in `accumulator`, summed in blocks of BLOCK terms. m, n, size, and the bytes of an
+    element of a and of what a lane reads of b at a term, are compile-time constants. A term is a pair where a is
+    bfloat16."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
     row = tile.n * tile.lanes.count * weight.literal_value
     pairs = stored.literal_value == narrow.BFLOAT16

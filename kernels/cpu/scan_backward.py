@@ -38,6 +38,7 @@ ARGUMENTS = (
     "gradients",  # scratch for the gate gradients of two chunks, as it is from one call to the next
     "sums",  # scratch for PANEL W columns of a chunk's rows, for each member of a crew
     "packed",  # scratch for the rows of x or h of a chunk, packed, for each member
+    "paired",  # of bfloat16, scratch for the gate gradients of a chunk, packed, for each member
     *("T", "B", "I", "H"),
     *("first_chunk", "last_chunk"),  # the chunks to take, from last_chunk - 1 down
     *("steps", "marks"),  # steps.py; 0 for a dense scan
@@ -48,13 +49,14 @@ ARGUMENTS = (
 )
 
 
-def build(cell, size):
-    shape = layout(cell, size, True)
+def build(cell, size, stored):
+    """stored: bytes of an element of x, h and dy, `size` or 2, bfloat16, to which the gates' gradients are rounded."""
+    shape = layout(cell, size, True, stored)
     units, tile, W, narrow = shape.slab_units, target.current().rows(PANEL), shape.lanes, shape.narrow
-    row_bytes, gate_row, columns = size * shape.gradient_row, size * shape.gate_row, shape.wide
+    row_bytes, gate_row, columns = stored * shape.gradient_row, size * shape.gate_row, shape.wide
     (rows_of, chunk_of, _), (join, meet), length_of = step_parts(), crew_parts(), inner(chunk_steps)
     take_step, into_x, into_weights = step_gradients(cell, shape), gradients_of_x(shape), gradients_of_weights(shape)
-    wide_of = inner(wide_panels)
+    wide_of, per_lane = inner(wide_panels), shape.per_lane
 
     @inner
     def share_of(count, tile, member, together):
@@ -65,7 +67,7 @@ def build(cell, size):
     @inner
     def scan(
         dy, dy_time, dy_row, dy_last, x, x_time, x_row, h, h_time, h0, c0, c, c_time, gates, all_chunks, w_hh, w_ih,
-        direct_h, dc, dh0, dx, dx_time, dx_row, dx_add, dw_ih, dw_hh, db_ih, db_hh, gradients, sums, packed,
+        direct_h, dc, dh0, dx, dx_time, dx_row, dx_add, dw_ih, dw_hh, db_ih, db_hh, gradients, sums, packed, paired,
         T, B, I, H, first_chunk, last_chunk, steps, marks, reset_h, reset_c, dreset_h, dreset_c, by_rows, crew, leads
     ):  # fmt: skip
         member, together = join(crew, leads) if crew else (0, 1)
@@ -74,7 +76,9 @@ def build(cell, size):
         slabs, length, meetings = -(-H // units), min(T, length_of(B)), 0
         panels, wide = -(-H // (PANEL * W)), wide_of(H, W, narrow)
         sums += size * PANEL * W * length * B * member
-        packed += size * columns * length * B * -(-max(I, H) // columns) * member
+        terms = -(-length * B // per_lane)
+        packed += size * columns * terms * -(-max(I, H) // columns) * member
+        paired += row_bytes * per_lane * terms * slabs * member
         hs, carried = (h, h_time, h0, reset_h), (direct_h, dc, dh0, dreset_h, dreset_c)
         places = (dy, dy_time, dy_row, dy_last), hs, (c, c_time, c0, reset_c), carried
         for chunk in range(last_chunk - 1, first_chunk - 1, -1):
@@ -111,6 +115,6 @@ def build(cell, size):
             if dw_ih:
                 share = share_of(slabs, 1, member, together)
                 outputs = (dw_ih, dw_hh, db_ih, db_hh)
-                into_weights(here, packed, (x, x_time, x_row), hs, outputs, where, end == T, share)
+                into_weights(here, packed, paired, (x, x_time, x_row), hs, outputs, where, end == T, share)
 
     return scan

@@ -28,10 +28,12 @@ ARGUMENTS = (
 )
 
 
-def build(cell, size):
-    shape, has_c = layout(cell, size, True), CELLS[cell].states == 2
+def build(cell, size, stored):
+    """stored: bytes of an element of x and h."""
+    shape, has_c = layout(cell, size, True, stored), CELLS[cell].states == 2
     rows_of, chunk_of, marks_of = step_parts()
-    project, gather, advance = input_part(shape, rows_of), gather_rows(shape, size), take_step(cell, shape, True)
+    project, advance = input_part(shape, rows_of), take_step(cell, shape, True)
+    gather_h, gather_c = gather_rows(shape, stored), gather_rows(shape, size)
 
     @inner
     def make(
@@ -44,10 +46,12 @@ def build(cell, size):
         for t in range(t0, t0 + count):
             at, _, live_before, _ = rows_of(steps, t - 1, T, B)
             _, row, live, marked = rows_of(steps, t, T, B)
-            mark, place = marks_of(marks, row, marked), size * H * (row - low)
-            gather(0, live, mark, live_before, (h + size * h_time * at, H, h0, reset_h), h_before + place, H)
+            mark, place = marks_of(marks, row, marked), H * (row - low)
+            before = (h + stored * h_time * at, H, h0, reset_h)
+            gather_h(0, live, mark, live_before, before, h_before + stored * place, H)
             if has_c:
-                gather(0, live, mark, live_before, (c + size * c_time * at, H, c0, reset_c), c_before + place, H)
+                before = (c + size * c_time * at, H, c0, reset_c)
+                gather_c(0, live, mark, live_before, before, c_before + size * place, H)
         chunk, share = (steps, t0, count, low, rows, False), (slab_first, slab_last)
         project(x, x_time, x_row, w_ih, b_ih, gates, chunk, B, I, H, 0, B, share)
         outputs, states = (h_after, H, h_after, H), (c_before, c_after)

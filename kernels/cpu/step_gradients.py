@@ -23,8 +23,8 @@ from .vector import select
 def step_gradients(cell, shape):
     """A function that takes step t back in a share of the panels and of the rows. wide: of the panels, as in layout.py;
     places: the arguments of `scan_backward` by what they are about."""
-    size, W, blocks = shape.size, shape.lanes, shape.blocks
-    gate_row, gradient_row = size * shape.gate_row, size * shape.gradient_row
+    size, stored, W, blocks = shape.size, shape.stored, shape.lanes, shape.blocks
+    gate_row, gradient_row = size * shape.gate_row, stored * shape.gradient_row
     (rows_of, _, marks_of), start_of = step_parts(), inner(panel_start)
     multiply = gradient_product(shape, shape.u_slots)
     arrive_wide, arrive_narrow = (_arrive(shape, n, CELLS[cell].states == 2) for n in (PANEL, shape.narrow))
@@ -40,14 +40,14 @@ def step_gradients(cell, shape):
         at_before, _, live_before, _ = rows_of(steps, t - 1, T, B)
         _, row_later, live_later, marked_later = rows_of(steps, t + 1, T, B)
         mark, mark_later = marks_of(marks, row, marked), marks_of(marks, row_later, marked_later)
-        upstream = (dy + size * dy_time * at, dy_row, dy_last, live_later, sums)
-        befores = (h + size * h_time * at_before, H, h0, reset_h), (c + size * c_time * at_before, H, c0, reset_c)
-        afters = (h + size * h_time * at, c + size * c_time * at)
+        upstream = (dy + stored * dy_time * at, dy_row, dy_last, live_later, sums)
+        befores = (h + stored * h_time * at_before, H, h0, reset_h), (c + size * c_time * at_before, H, c0, reset_c)
+        afters = (h + stored * h_time * at, c + size * c_time * at)
         own_saved, own_out = saved + gate_row * (row - low), here + gradient_row * (row - low)
         saved_slab, out_slab = gate_row * rows, gradient_row * rows
         for panel in range(share[0], share[1]):
             start = start_of(panel, wide)
-            slab, unit, left = start // blocks, size * W * start, H - W * start
+            slab, unit, left = start // blocks, W * start, H - W * start
             multiply(panel, wide, (first, min(last, live_later), B), (later, later_rows, H, w_hh), sums)
             memories = (own_saved + saved_slab * slab, saved_slab), (own_out + out_slab * slab, out_slab)
             lives, edge = (live, live_later, mark_later), (mark, live_before, unit, H, left)
@@ -76,13 +76,13 @@ def _arrive(shape, n, has_c):
         if mark:
             for row in range(first, end):
                 if integers(mark + MARK * row, 1)[0]:
-                    place = unit + size * H * row
+                    place = size * (unit + H * row)
                     move(sums + size * width * row, dreset_h + place, left)
                     if has_direct_h:
                         move(direct_h + place, dreset_h + place, left)
                     if has_c:
                         move(dc + place, dreset_c + place, left)
-        into_h0(max(first, live), end, (sums, direct_h + unit, dh0 + unit, H, left))
+        into_h0(max(first, live), end, (sums, direct_h + size * unit, dh0 + size * unit, H, left))
 
     return arrive
 
@@ -101,8 +101,9 @@ def _move(n, size):
 
 
 def _step(shape, n, cell_op):
-    size, width, gate_row, gradient_row = shape.size, n * shape.lanes, shape.gate_row, shape.gradient_row
-    find = state_before(size)
+    size, stored, width = shape.size, shape.stored, n * shape.lanes
+    gate_row, gradient_row = size * shape.gate_row, stored * shape.gradient_row
+    find_h, find_c = state_before(stored), state_before(size)
 
     @inner
     def step(first, last, upstream, memories, befores, afters, carried, where):
@@ -110,14 +111,14 @@ def _step(shape, n, cell_op):
         dy, dy_row, dy_last, live_later, sums = upstream
         mark, live_before, unit, H, left = where
         for row in range(first, last):
-            place = unit + size * H * row
-            acc, d = zeros(1, n, size), dy_last + place
+            here, place = stored * (unit + H * row), size * (unit + H * row)
+            acc, d = zeros(1, n, size), dy_last + here
             if row < live_later:
-                acc, d = load(acc, sums + size * width * row, 0), dy + unit + size * dy_row * row
-            h_before = unit + find(row, mark, live_before, befores[0], H)
-            c_before = unit + find(row, mark, live_before, befores[1], H)
-            memory = (saved[0] + size * gate_row * row, saved[1], out[0] + size * gradient_row * row, out[1])
-            states = (h_before, c_before, afters[0] + place, afters[1] + place)
+                acc, d = load(acc, sums + size * width * row, 0), dy + stored * (unit + dy_row * row)
+            h_before = stored * unit + find_h(row, mark, live_before, befores[0], H)
+            c_before = size * unit + find_c(row, mark, live_before, befores[1], H)
+            memory = (saved[0] + gate_row * row, saved[1], out[0] + gradient_row * row, out[1])
+            states = (h_before, c_before, afters[0] + here, afters[1] + place)
             cell_op(acc, (*memory, d, *states, carried[0] + place, carried[1] + place, left))
 
     return step
@@ -142,28 +143,29 @@ def _cell_op(name, shape, n):
     """The cell's backward on a row, n vectors, of gradients of h that came through the product."""
     cell = CELLS[name]
     _, backward = on_vectors(name)
-    size, W = shape.size, shape.lanes
+    size, stored, W = shape.size, shape.stored, shape.lanes
 
     def op(frame):
         saved, saved_slab, out, out_slab, d, h, c_before, h_next, c, direct_h, dc, left = frame.integers
         for j in range(n):
             slab, block = divmod(j, shape.blocks)
-            inside, offset = frame.below(left - j * W), j * W * size
+            inside, offset, near = frame.below(left - j * W), j * W * size, j * W * stored
             exists = frame.below((left - slab * shape.slab_units) * W)  # all lanes, or none past the last slab
             source = saved + saved_slab * slab + block * shape.width * W * size
             values = [frame.load(source + v * W * size, exists) for v in range(cell.saved)]
-            ds = [frame.tile[0][j] + frame.load(d + offset, inside)]
+            ds = [frame.tile[0][j] + frame.load(d + near, inside, stored)]
             if shape.has_direct_h:
                 ds[0] = ds[0] + frame.load(direct_h + offset, inside)
-            s, s_next = [frame.load(h + offset, inside)], [frame.load(h_next + offset, inside)]
+            s = [frame.load(h + near, inside, stored)]
+            s_next = [frame.load(h_next + near, inside, stored)]
             if cell.states == 2:
                 ds.append(frame.load(dc + offset, inside))
                 s.append(frame.load(c_before + offset, inside))
                 s_next.append(frame.load(c + offset, inside))
             dx, du, direct = backward(ds, values, s, s_next)
-            target = out + out_slab * slab + block * shape.slots * W * size
+            target = out + out_slab * slab + block * shape.slots * W * stored
             for slot, value in enumerate(dict.fromkeys((*dx, *du))):  # past H: zero, not inf times a zero weight
-                frame.store(select(inside, value, 0.0), target + slot * W * size, exists)
+                frame.store(select(inside, value, 0.0), target + slot * W * stored, exists, stored)
             for address, value in zip((direct_h, dc), direct):
                 if value is not None:
                     frame.store(value, address + offset, inside)

@@ -30,6 +30,19 @@ def step_parts():
     return rows_of, chunk_of, inner(_marks_of)
 
 
+def by_row(rows_of):
+    """A function (steps, t0, count, T, B, i): the i-th of `count` steps from t0 in the order of their rows, which a
+    packed scan in the second direction takes from the last one on."""
+
+    @inner
+    def step(steps, t0, count, T, B, i):
+        _, first, _, _ = rows_of(steps, t0, T, B)
+        _, last, _, _ = rows_of(steps, t0 + count - 1, T, B)
+        return t0 + i if first <= last else t0 + count - 1 - i
+
+    return step
+
+
 def _rows_of(steps, t, T, B):
     """Of step t: where it is, in strides of a step; its first row; its live rows, none before step 0 and from step T
     on; how many of them are marked. steps: the address of the table, 0 for a dense scan."""

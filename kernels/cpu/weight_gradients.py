@@ -1,13 +1,15 @@
-"""Gradients of weights and biases from the gates' gradients of a chunk: products over all of its rows."""
+"""Gradients of weights and biases from the gates' gradients of a chunk: products over all of its rows, whose terms are
+rows, or pairs of rows where they are bfloat16 (operands.py). The sums are of the lanes' type."""
 
 from . import target
 from .inner import inner
 from .layout import WIDE
+from .operands import outer_term
 from .parts import load_part, store_part
 from .product import LINE
-from .tiles import add, load, outer, prefetch, tile_op, zeros
+from .tiles import add, prefetch, tile_op, zeros
 
-_BLOCK = 64  # rows summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
+_BLOCK = 64  # terms summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
 
 
 def into_weights(shape, slots):
@@ -17,36 +19,36 @@ def into_weights(shape, slots):
     tile, narrow = _weights_tile(WIDE, shape), _weights_tile(1, shape)
 
     @inner
-    def run(gradients, slab_bytes, rows, panels, dw, N, H, first_chunk, slab_range):
+    def run(gradients, slab_bytes, terms, panels, dw, N, H, first_chunk, slab_range):
         for slab in range(slab_range[0], slab_range[1]):
             for column in range(0, N, wide):
-                b = panels + size * rows * column
+                b = panels + size * terms * column
                 for block in range(blocks):
                     unit = slab * units + block * W
                     for gate, slot in enumerate(slots):
                         a = gradients + slab_bytes * slab + size * (block * row_slots + slot) * W
                         place = (dw + size * ((gate * H + unit) * N + column), N, H - unit, N - column)
                         if N - column > W:
-                            tile(a, rows, b, place, first_chunk)
+                            tile(a, terms, b, place, first_chunk)
                         else:
-                            narrow(a, rows, b, place, first_chunk)
+                            narrow(a, terms, b, place, first_chunk)
 
     return run
 
 
 def _weights_tile(n, shape):
-    """A function (a, rows, b, place, first_chunk): W units of a gate at a, times n vectors of a panel at b."""
+    """A function (a, terms, b, place, first_chunk): W units of a gate at a, times n vectors of a panel at b."""
     size, W, gradient_row = shape.size, shape.lanes, shape.gradient_row
     m = min(1 << (target.current().rows(n).bit_length() - 1), W)  # a divisor of W
     multiply, ask = _down_rows(m, n, shape), _ask_for(m, n, shape)
 
     @inner
-    def run(a, rows, b, place, first_chunk):
+    def run(a, terms, b, place, first_chunk):
         dw, N, units, columns = place
         for lane in range(0, min(units, W), m):
             here = (dw + size * N * lane, N, units - lane, columns)
             ask(here)
-            acc = multiply(a + size * lane, gradient_row, rows, b)
+            acc = multiply(a + size * lane, gradient_row, terms, b)
             if not first_chunk:
                 acc = add(acc, load_part(acc, here))
             store_part(acc, here)
@@ -68,16 +70,16 @@ def _ask_for(m, n, shape):
 
 
 def _down_rows(m, n, shape):
-    """A function (a, a_row, rows, b) -> (m lanes of D, n vectors): D's lanes times packed rows, summed."""
-    size, wide = shape.size, shape.wide
+    """A function (a, a_row, terms, b) -> (m lanes of D, n vectors): D's lanes times packed rows, summed."""
+    size, wide, together, outer = shape.size, shape.wide, shape.per_lane, outer_term(shape.size, shape.stored)
 
     @inner
-    def multiply(a, a_row, rows, b):
+    def multiply(a, a_row, terms, b):
         total = zeros(m, n, size)
-        for first in range(0, rows, _BLOCK):
+        for first in range(0, terms, _BLOCK):
             block = zeros(m, n, size)
-            for row in range(first, min(first + _BLOCK, rows)):
-                block = outer(block, a + size * a_row * row, 1, b + size * wide * row)
+            for term in range(first, min(first + _BLOCK, terms)):
+                block = outer(block, a + size * a_row * term, together, b + size * wide * term)
             total = add(total, block)
         return total
 
@@ -86,8 +88,9 @@ def _down_rows(m, n, shape):
 
 def into_biases(shape):
     """db_ih, db_hh (gates * H) (+)= the sums of D's rows, for a range of slabs."""
-    n, size, units, gradient_row = shape.blocks * shape.slots, shape.size, shape.slab_units, shape.gradient_row
-    write, add_to = _write_biases(shape, False), _write_biases(shape, True)
+    n, size, units = shape.blocks * shape.slots, shape.size, shape.slab_units
+    row_bytes = shape.stored * shape.gradient_row
+    write, add_to, add_row = _write_biases(shape, False), _write_biases(shape, True), _add_row(shape)
 
     @inner
     def run(gradients, slab_bytes, rows, db_ih, db_hh, H, first_chunk, slab_range):
@@ -97,7 +100,7 @@ def into_biases(shape):
             for start in range(0, rows, _BLOCK):
                 block = zeros(1, n, size)
                 for row in range(start, min(start + _BLOCK, rows)):
-                    block = add(block, load(block, source + size * gradient_row * row, 0))
+                    block = add_row(block, (source + row_bytes * row,))
                 total = add(total, block)
             places = (db_ih + size * unit, db_hh + size * unit, H, H - unit)
             if first_chunk:
@@ -106,6 +109,16 @@ def into_biases(shape):
                 add_to(total, places)
 
     return run
+
+
+def _add_row(shape):
+    @tile_op
+    def op(frame):
+        (place,) = frame.integers
+        for j, vector in enumerate(frame.tile[0]):
+            frame.tile[0][j] = vector + frame.load(place + j * frame.width * shape.stored, stored=shape.stored)
+
+    return op
 
 
 def _write_biases(shape, adds):

@@ -38,11 +38,12 @@ class PackedWeights:
 
 def pack_backward(cell, weight, operand):
     """A (G H, K) weight packed for the gates' gradients: operand "h" (W_hh) or "x" (W_ih)."""
-    size = weight.element_size()
+    size, stored = widths(weight.dtype)
     H, K = weight.shape[0] // CELLS[cell].gates, weight.shape[1]
     weight = weight.contiguous()
     packed = weight.new_empty(compiled().layout(cell, size, True).backward_weights(H, K))
-    compiled().kernel("pack", cell=cell, size=size, operand=operand)(weight.data_ptr(), packed.data_ptr(), H, K)
+    pack = compiled().kernel("pack", cell=cell, size=size, operand=operand, stored=stored)
+    pack(weight.data_ptr(), packed.data_ptr(), H, K)
     return packed
 
 

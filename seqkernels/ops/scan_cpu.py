@@ -11,12 +11,13 @@ import torch
 
 from seqkernels.kernels.cells import CELLS
 
-from . import crews, scan_cpu_backward, threads
+from . import crews, threads
 from .compiled import compiled, computed, widths
 from .compiled import computed as kept_dtype
 from .packed import kept_parameters
 from .packing import PackedWeights, pack_count
 from .ragged import NOT_RAGGED
+from .scan_cpu_backward import backward
 from .scan_rows import address, reset_states, rows_of
 from .splits import parts_for, row_ranges
 from .workspace import leased, on_huge_pages, workspace
@@ -39,13 +40,11 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     weights: per direction w_ih (G H, I), w_hh (G H, H) and, or not, b_ih, b_hh (G H). y (T, B, D H) or (B, T, D H);
     h_n, c_n (D, B, H). For save=True, what `backward` needs: the S states after each step, (S, D, T, B, H) in the
     order of the steps, and gates, opaque, both of `kept_dtype`. They share no memory with y, which its owner may write
-    to. What is not there is None. With save, bfloat16 is computed as float32 from the first step to the last.
+    to. What is not there is None. Of bfloat16, h stays what it is: it lies in the first half of its part of the states.
 
     ragged: which rows end early or start again. Then states are those of a packed scan (scan_rows.py), one row after
     another from the beginning of each (T, B, H); with batch_sizes, (S, D, rows, H). recompute: save no gates.
     """
-    if save and x.dtype != kept_dtype(x.dtype):
-        return _widened(cell, x, h0, c0, weights, batch_first, ragged, recompute)
     rows, dtype = rows_of(x, h0, batch_first, ragged), x.dtype
     x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(None if c0 is None else c0.to(computed(dtype)))
     (D, B, H), S = h0.shape, CELLS[cell].states
@@ -54,11 +53,11 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
         packed = PackedWeights(cell, weights) if kept is None else kept.packed
     y = on_huge_pages(rows.empty(x, D * H))
     h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
-    states = leased(S * D * prod(rows.kept) * H, dtype).view(S, D, *rows.kept, H) if save else None
+    states = leased(S * D * prod(rows.kept) * H, kept_dtype(dtype)).view(S, D, *rows.kept, H) if save else None
     places = ([rows.offset(x, d) for d in range(D)], [rows.offset(y, d, d * H) for d in range(D)])
     counts = rows.count, prod(rows.kept), rows.stride
     scan = Scan.of(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts, save and not recompute)
-    gates = leased(scan.gates_elements, dtype) if scan.keeps_gates else None
+    gates = leased(scan.gates_elements, kept_dtype(dtype)) if scan.keeps_gates else None
     starts = (x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr())
     ends = (y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr())
     kept = [0 if t is None else t.data_ptr() for t in (states, gates)]
@@ -70,7 +69,8 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
         others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in states_)) for d in range(D)]
         scan(packed, *starts, *ends, *kept, rows.lengths, others)
         if save:  # what no row has is never read, but an operator's outputs are defined
-            states.view(S, D, prod(rows.kept), H)[:, :, rows.count :] = 0
+            for state, kind in zip(states, (dtype, kept_dtype(dtype))):
+                state.view(kind).view(-1)[: D * prod(rows.kept) * H].view(D, -1, H)[:, rows.count :] = 0
             if gates is not None:
                 gates.view(D, prod(rows.kept), -1)[:, rows.count :] = 0
     c_n = None if c_n is None else rows.unsort(c_n).to(dtype)
@@ -98,9 +98,10 @@ class Scan:
         self.gates_elements = D * chunk
         self._vectors, self._operations = shape.vectors, 2.0 * D * count * shape.gates * H * (I + H)
         self._members, self._patience = crews.members(B, shape, H, shape.slabs(H) // 2), crews.patience(shape, H)
-        self._states = size * D * kept * H  # bytes from the h of all steps to their c
+        state = kept * H  # elements of all steps
         self._directions = [
-            (*x[d], stored * d * B * H, size * d * B * H, *y[d], size * d * kept * H, size * d * chunk)
+            (*x[d], stored * d * B * H, size * d * B * H, *y[d])
+            + (stored * d * state, size * (D + d) * state, size * d * chunk)
             for d in range(D)
         ]
 
@@ -122,12 +123,12 @@ class Scan:
         rows = row_ranges(B, self._vectors, 1 if members > 1 else parts // len(self._directions), lengths)
         tasks = []
         for direction, weights, other in zip(self._directions, packed.directions, others):
-            x_at, *x_steps, h_at, c_at, y_at, y_time, y_row, states_at, gates_at = direction
+            x_at, *x_steps, h_at, c_at, y_at, y_time, y_row, all_h, all_c, gates_at = direction
             outputs, end = (y + y_at, y_time, y_row), c_n + c_at if c_n else 0
             h, c = outputs, (end, 0)
             if save:
-                first, step = states + states_at, self._stride * H
-                h, c = (first, step, H), (first + self._states if c0 else first, step)
+                step = self._stride * H
+                h, c = (states + all_h, step, H), (states + all_c if c0 else 0, step)
             inputs = (x + x_at, *x_steps, *weights, h0 + h_at, c0 + c_at if c0 else 0)
             arguments = (*inputs, *outputs, *h, *c, gates + gates_at, int(self.keeps_gates), *self._sizes)
             tasks += [(*arguments, *ends, h_n + h_at, end, *other) for ends in rows]
@@ -143,35 +144,6 @@ class Scan:
 @lru_cache(maxsize=256)
 def _scan(kind, given):
     return kind(*given)
-
-
-def _widened(cell, x, h0, c0, weights, batch_first, ragged, recompute):
-    """`forward` with save, in what it keeps; what it returns to be used is x's dtype."""
-    wide = _to(kept_dtype(x.dtype), x, h0, c0, *weights)
-    ragged = _wide_resets(kept_dtype(x.dtype), ragged)
-    *outputs, states, gates = forward(cell, *wide[:3], wide[3:], batch_first, True, ragged=ragged, recompute=recompute)
-    return *_to(x.dtype, *outputs), states, gates
-
-
-def backward(
-    cell, dy, dh_n, dc_n, x, h0, c0, weights, states, gates, batch_first, needs_dx, needs_dw, ragged=NOT_RAGGED
-):  # fmt: skip
-    """As `scan_cpu_backward.backward`; bfloat16 is computed as float32."""
-    run, dtype, wide = scan_cpu_backward.backward, x.dtype, kept_dtype(x.dtype)
-    given, rest = (dy, dh_n, dc_n, x, h0, c0), (states, gates, batch_first, needs_dx, needs_dw)
-    if dtype == wide:
-        return run(cell, *given, weights, *rest, ragged)
-    made = run(cell, *_to(wide, *given), _to(wide, *weights), *rest, _wide_resets(wide, ragged))
-    dx, dh0, dc0, dweights, *dreset = made
-    return *_to(dtype, dx, dh0, dc0), dweights and _to(dtype, *dweights), *_to(dtype, *dreset)
-
-
-def _wide_resets(dtype, ragged):
-    return ragged._replace(**dict(zip(("reset_h", "reset_c"), _to(dtype, ragged.reset_h, ragged.reset_c))))
-
-
-def _to(dtype, *tensors):
-    return [None if t is None else t.to(dtype) for t in tensors]
 
 
 def all_steps(cell, x, h0, c0, c_n, states, gates, batch_first, ragged):

@@ -2,11 +2,12 @@
 
 from functools import partial
 from itertools import accumulate
+from math import prod
 
 import torch
 
 from . import crews
-from .compiled import compiled
+from .compiled import compiled, computed, widths
 from .packed import kept_parameters
 from .packing import pack_backward, per_direction
 from .ragged import NOT_RAGGED
@@ -23,8 +24,10 @@ def backward(
 
     Shapes and strides as in `forward`; states and gates are only read; gates that were not kept are made anew, a chunk
     at a time. What is not needed, or does not exist, is None.
-    With ragged.reset_h its gradient follows, with reset_c also that.
+    With ragged.reset_h its gradient follows, with reset_c also that. Of bfloat16 sums are float32, and the gates'
+    gradients are rounded.
     """
+    dtype, wide = x.dtype, computed(x.dtype)
     rows = rows_of(x, h0, batch_first, ragged)
     x, dy, h0, c0, dh_n, dc_n = rows.pack(x), rows.pack(dy), *map(rows.sort, (h0, c0, dh_n, dc_n))
     dx = on_huge_pages(rows.empty(x, x.shape[-1])) if needs_dx else None
@@ -32,18 +35,20 @@ def backward(
         dy = dy.contiguous()
     kept, groups = kept_parameters(cell, weights, rows.T), per_direction(cell, weights)
     pack = partial(_pack, cell, groups) if kept is None else partial(kept.backward, weights)
-    dh0, dc0 = rows.final_gradient(h0, dh_n), None
+    dh0, dc0 = rows.final_gradient(h0.to(wide), None if dh_n is None else dh_n.to(wide)), None
     if c0 is not None:  # carried from step to step in place
-        dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.clone(memory_format=torch.contiguous_format)
+        c0 = c0.to(wide)
+        dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.to(wide, copy=True, memory_format=torch.contiguous_format)
     resets = reset_states(rows, h0, c0, ragged)
-    dresets = [None if s is None else torch.zeros_like(s) for s in resets]
+    dresets = [None if s is None else torch.zeros_like(s, dtype=wide) for s in resets]
     shared = (pack, rows, dy, dh_n, x, h0, c0, states, dx, dh0, dc0, needs_dw, resets, dresets)
     results = [_Backward(cell, d, group, *shared) for d, group in enumerate(groups)]
     for result in results:
         result.run(gates)
-    dweights = [g for r in results for g in r.dweights] if needs_dw else None
-    asked = [rows.unsort(made) for made, given in zip(dresets, ragged[2:4]) if given is not None]
-    return rows.unpack(dx) if needs_dx else None, rows.unsort(dh0), rows.unsort(dc0), dweights, *asked
+    dweights = [g.to(dtype) for r in results for g in r.dweights] if needs_dw else None
+    made = [dh0, dc0, *(made for made, given in zip(dresets, ragged[2:4]) if given is not None)]
+    dh0, dc0, *asked = (s if s is None else rows.unsort(s).to(dtype) for s in made)
+    return rows.unpack(dx) if needs_dx else None, dh0, dc0, dweights, *asked
 
 
 def _pack(cell, groups, d, operand):
@@ -58,16 +63,18 @@ class _Backward:
     ):  # fmt: skip
         self.cell, self.d, self.weights, self.rows = cell, d, weights, rows
         self.T, self.B, self.I, self.H = rows.T, rows.B, x.shape[-1], h0.shape[2]
-        self.size = x.element_size()
-        self.shape = compiled().layout(cell, self.size, True)
+        self.size, self.stored = widths(x.dtype)
+        self.shape = compiled().layout(cell, self.size, True, self.stored)
         self.slabs = self.shape.slabs(self.H)
         self.length = compiled().steps(self.B)  # steps of a chunk
         self.chunks = -(-self.T // self.length)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
         self.h0, self.c0, self._dh0, self._dc = (address(t, d) for t in (h0, c0, dh0, dc))
-        self.states = [address(s, d) for s in states]
-        self._zeros = torch.zeros_like(h0[d])
-        self._direct_h = torch.zeros_like(h0[d]) if self.shape.has_direct_h else self._zeros  # which nobody writes
+        state = prod(rows.kept) * self.H  # elements of all steps
+        first, D = states.data_ptr(), len(h0)
+        self.states = first + self.stored * d * state, first + self.size * (D + d) * state
+        self._zeros = torch.zeros_like(dh0[d])  # zeros of any dtype
+        self._direct_h = torch.zeros_like(dh0[d]) if self.shape.has_direct_h else self._zeros  # which nobody writes
         last = self._zeros if dh_n is None else dh_n[d]
         self._dy = (self._zeros.data_ptr(), 0, self.H)
         if dy is not None:
@@ -80,21 +87,23 @@ class _Backward:
         self._w_hh, self._w_ih = pack(d, "h"), None if dx is None else pack(d, "x")
         if needs_dw:
             new = torch.empty if self.T else torch.zeros
-            self.dweights = [new(w.shape, dtype=w.dtype) for w in weights]
+            self.dweights = [new(w.shape, dtype=dh0.dtype) for w in weights]
 
     def run(self, gates):
         """All chunks, on as many threads as their work is worth: they share each step's panels, or its rows."""
         shape, size, rows = self.shape, self.size, min(self.T, self.length) * self.B
+        terms = -(-rows // shape.per_lane)
         parts = parts_for(4.0 * self.rows.count * shape.gates * self.H * (self.I + self.H))
         members = min(parts, crews.members(self.B, shape, self.H, shape.panels(self.H)))
         by_rows, members = int(members == 1), min(parts, compiled().crew.MOST) if members == 1 else members
         saved = gates_of(self, gates)
         columns = -(-max(self.I, self.H) // shape.wide) * shape.wide
-        gradients = 2 * rows * self.slabs * shape.gradient_row
-        counts = (gradients, members * rows * shape.panel_columns, members * rows * columns)
-        memory = workspace(sum(counts) + saved.elements(parts), self.x.dtype)
+        gradients = self.slabs * shape.gradient_row
+        counts = [2 * rows * gradients, members * rows * shape.panel_columns, members * terms * columns]
+        counts += [members * terms * gradients if shape.per_lane > 1 else 0]
+        memory = workspace(sum(counts) + saved.elements(parts), computed(self.x.dtype))
         *places, rest = accumulate((size * count for count in counts), initial=memory.data_ptr())
-        kernel = compiled().kernel("scan_backward", cell=self.cell, size=size)
+        kernel = compiled().kernel("scan_backward", cell=self.cell, size=size, stored=self.stored)
         given, made = self._inputs(), self._outputs()
         for first, last, *gates in saved.ready(rest, parts):
             sizes = self.T, self.B, self.I, self.H, first, last

@@ -48,7 +48,7 @@ class Anew:
 
     def ready(self, base, parts):
         one = self.direction
-        make = compiled().kernel("scan_gates", cell=one.cell, size=one.size)
+        make = compiled().kernel("scan_gates", cell=one.cell, size=one.size, stored=one.stored)
         scratch, each = base + one.size * self.gate_elements, one.size * self.scratch_elements
         for chunk in reversed(range(one.chunks)):
             slabs = enumerate(ranges(one.slabs, parts))
