@@ -4,6 +4,7 @@ import torch
 
 from .. import _check
 from ..kernels.cells import CELLS
+from ..ops import scan as _ops
 from . import _by_reference
 from ._served import Served
 
@@ -42,13 +43,15 @@ class Cell(Served):
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if hx is None:
-            states = [x.new_zeros((1, x.shape[0], self.hidden_size))] * (1 + self._has_c)
+            states = [x.new_zeros((x.shape[0], self.hidden_size))] * (1 + self._has_c)
         else:
-            given = [s if batched else s.unsqueeze(0) for s in self._given_states(hx)]
-            states = [s.unsqueeze(0).contiguous() for s in given]
-        h, c = states if self._has_c else (states[0], None)
-        _, *ends = scan(self._cell, x.unsqueeze(0), h, c, weights, False)
-        ends = [s[0] if batched else s[0, 0] for s in ends[: len(states)]]
+            states = [s if batched else s.unsqueeze(0) for s in self._given_states(hx)]
+        if scan is _ops.recorded:
+            ends = _ops.recorded_step(self._cell, x, *states, *[None] * (2 - len(states)), weights)
+        else:
+            h, c = (*(s.unsqueeze(0).contiguous() for s in states), None)[:2]
+            ends = [s if s is None else s[0] for s in scan(self._cell, x.unsqueeze(0), h, c, weights, False)[1:]]
+        ends = [s if batched else s[0] for s in ends[: len(states)]]
         return tuple(ends) if self._has_c else ends[0]
 
     def uses_reference(self):

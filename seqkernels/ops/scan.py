@@ -72,8 +72,16 @@ def recorded(cell, x, h_0, c_0, weights, batch_first, recompute=False):
     return _Recorded.apply(cell, batch_first, recompute, x, h_0, c_0, *weights)
 
 
+def recorded_step(cell, x, h, c, weights):
+    """(h', c') by `recorded`, from x (B, I), h and c (B, H): without the views that a scan of one step takes, each a
+    node of autograd."""
+    return _Recorded.apply(cell, False, False, x, h, c, *weights)
+
+
 def step_through_operator(cell, x, h, c, weights):
     """(h', c') by the operator, from x (B, I), h and c (B, H)."""
+    if needs_gradient(x, h, c, *weights) and plain_call(*(t for t in (x, h, c, *weights) if t is not None)):
+        return recorded_step(cell, x, h, c, weights)
     c_0 = None if c is None else c.unsqueeze(0)
     _, h_n, c_n = through_operator(cell, x.unsqueeze(0), h.unsqueeze(0), c_0, weights, False)
     return h_n.squeeze(0), None if c is None else c_n.squeeze(0)
@@ -99,6 +107,8 @@ def _gradients(ctx, dy, dh_n, dc_n, needs_dx, needs_dw, run):
     """(dx, dh_0, dc_0, the weights', dreset_h, dreset_c) from what `ctx` saved, by run: the backward operator, or what
     it runs, which has no more of the last two than there are."""
     x, h_0, c_0, *rest = ctx.saved_tensors
+    if h_0.dim() == 2:  # of one step
+        x, h_0, c_0 = _in_time(x, h_0, c_0)
     weights, (states, gates, *ragged) = rest[: ctx.per_layer], rest[ctx.per_layer :]
     cell, batch_first = ctx.cell, ctx.batch_first
     dc_n = None if c_0 is None else dc_n
@@ -113,23 +123,33 @@ def _gradients(ctx, dy, dh_n, dc_n, needs_dx, needs_dw, run):
 
 
 class _Recorded(torch.autograd.Function):
-    """`seqkernels::scan` and its gradient as a node of autograd."""
+    """`seqkernels::scan` and its gradient as a node of autograd; of one step, (h', c'), where x is (B, I)."""
 
     @staticmethod
     def forward(ctx, cell, batch_first, recompute, x, h_0, c_0, *weights):
-        y, h_n, c_n, states, gates = forward(cell, x, h_0, c_0, weights, batch_first, True, recompute=recompute)
-        ctx.cell, ctx.batch_first, ctx.per_layer = cell, batch_first, len(weights)
+        ctx.cell, ctx.batch_first, ctx.per_layer, ctx.steps = cell, batch_first, len(weights), x.dim() == 3
+        given = (x, h_0, c_0) if ctx.steps else _in_time(x, h_0, c_0)
+        y, h_n, c_n, states, gates = forward(cell, *given, weights, batch_first, True, recompute=recompute)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, c_0, *weights, states, gates)
-        return y, h_n, c_n
+        if ctx.steps:
+            return y, h_n, c_n
+        return h_n.squeeze_(0), None if c_0 is None else c_n.squeeze_(0)  # no views: their owner may write to them
 
     @staticmethod
-    def backward(ctx, dy, dh_n, dc_n):
+    def backward(ctx, *upstream):
         # With create_graph the gradient is recorded in its turn: the operator knows how.
         run = torch.ops.seqkernels.scan_backward if torch.is_grad_enabled() else trusted_backward
         needs = ctx.needs_input_grad[3], any(ctx.needs_input_grad[6:])
-        dx, dh_0, dc_0, dweights, *_ = _gradients(ctx, dy, dh_n, dc_n, *needs, run)
+        upstream = upstream if ctx.steps else (None, *_in_time(*upstream))
+        dx, dh_0, dc_0, dweights, *_ = _gradients(ctx, *upstream, *needs, run)
+        if not ctx.steps:
+            dx, dh_0, dc_0 = (t if t is None else t.squeeze(0) for t in (dx, dh_0, dc_0))
         return None, None, None, dx, dh_0, dc_0, *dweights
+
+
+def _in_time(*tensors):
+    return [t if t is None else t.unsqueeze(0) for t in tensors]
 
 
 for _key in ("CPU", "CUDA"):
