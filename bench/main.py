@@ -11,25 +11,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import library, machine, report, text
 from .records import Records
-from .studies import endurance, generation, grid, training
+from .studies import endurance, formats, generation, grid, training
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: seconds a model trains, last position, last step of the long stream, seconds a pair."""
+    """How much is measured: seconds a model trains, last position, last step of the long stream, seconds a pair, steps
+    that a model trains whose weights are then put into other formats."""
 
     training: float
     last_position: int
     last_step: int
     pair: float
+    formats: int
 
 
 AMOUNTS = {
-    "quick": Amount(8.0, 2048, 10_000, 0.5),
-    "default": Amount(75.0, 16_384, 100_000, 1.5),
-    "full": Amount(75.0, 16_384, 1_000_000, 2.5),
+    "quick": Amount(8.0, 2048, 10_000, 0.5, 100),
+    "default": Amount(75.0, 16_384, 100_000, 1.5, 500),
+    "full": Amount(75.0, 16_384, 1_000_000, 2.5, 1500),
 }
-STUDIES = ("training", "generation", "endurance", "race")
+STUDIES = ("training", "generation", "endurance", "formats", "race")
 
 
 def bench(arguments):
@@ -75,6 +77,7 @@ def _measure(records, studies, data, seconds, amount, arguments, progress):
         "training": lambda: training.run(records, data, seconds, progress),
         "generation": lambda: generation.run(records, data, amount.last_position, progress),
         "endurance": lambda: endurance.run(records, amount.last_step, progress),
+        "formats": lambda: formats.run(records, data, amount.formats, progress),
         "race": lambda: grid.run(records, arguments.amount, amount.pair, arguments.threads, progress),
     }
     for name in studies:

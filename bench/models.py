@@ -10,21 +10,21 @@ WIDTH, LAYERS, HEADS = 128, 3, 4
 LONGEST = 2**15
 
 
-class LSTMModel(nn.Module):
-    """Embedding, one LSTM layer, linear head.
+class RecurrentModel(nn.Module):
+    """Embedding, one recurrent layer, linear head.
 
-    library: where the LSTM comes from. embedding: I. hidden: H.
+    library: where the layer comes from. embedding: I. hidden: H. cell: the layer's class.
     """
 
-    def __init__(self, library, embedding, hidden):
+    def __init__(self, library, embedding, hidden, cell="LSTM"):
         super().__init__()
         self.embed = nn.Embedding(BYTES, embedding)
-        self.lstm = library.nn.LSTM(embedding, hidden, batch_first=True)
+        self.layer = getattr(library.nn, cell)(embedding, hidden, batch_first=True)
         self.head = nn.Linear(hidden, BYTES)
 
     def forward(self, tokens):
         """tokens (B,T) int64 -> logits (B,T,256)."""
-        return self.head(self.lstm(self.embed(tokens))[0])
+        return self.head(self.layer(self.embed(tokens))[0])
 
 
 class Block(nn.Module):
@@ -98,7 +98,7 @@ def parameters(model):
 
 
 def matched_sizes(target, multiple=32):
-    """(embedding, hidden) of the LSTMModel whose parameters come nearest to `target`: hidden a multiple of 32."""
+    """(embedding, hidden) of the LSTM model whose parameters come nearest to `target`: hidden a multiple of 32."""
 
     def count(embedding, hidden):
         return BYTES * embedding + 4 * hidden * (embedding + hidden + 2) + BYTES * (hidden + 1)

@@ -26,7 +26,7 @@ class StreamRunner(Runner):
     burst = 16
 
     def __init__(self, source, model):
-        self.model, self.stream = model, source.stream(model.lstm)
+        self.model, self.stream = model, source.stream(model.layer)
 
     def advance(self, tokens):
         for token in tokens[:, None]:
@@ -39,7 +39,7 @@ class StreamRunner(Runner):
         return list(self.stream.state)
 
     def formula(self, position):
-        return 2 * self.model.lstm.hidden_size * 4
+        return 2 * self.model.layer.hidden_size * 4
 
 
 class LayerRunner(StreamRunner):
@@ -49,10 +49,10 @@ class LayerRunner(StreamRunner):
         self.model, self.carried = model, None
 
     def advance(self, tokens):
-        self.carried = self.model.lstm(self.model.embed(tokens[None]), self.carried)[1]
+        self.carried = self.model.layer(self.model.embed(tokens[None]), self.carried)[1]
 
     def step(self, token):
-        y, self.carried = self.model.lstm(self.model.embed(token[None]), self.carried)
+        y, self.carried = self.model.layer(self.model.embed(token[None]), self.carried)
         return self.model.head(y[0])
 
     def state(self):
@@ -64,8 +64,8 @@ class CellRunner(StreamRunner):
 
     def __init__(self, source, model):
         self.model, self.carried = model, None
-        self.cell = source.nn.LSTMCell(model.lstm.input_size, model.lstm.hidden_size)
-        self.cell.load_state_dict({key.removesuffix("_l0"): value for key, value in model.lstm.state_dict().items()})
+        self.cell = source.nn.LSTMCell(model.layer.input_size, model.layer.hidden_size)
+        self.cell.load_state_dict({key.removesuffix("_l0"): value for key, value in model.layer.state_dict().items()})
 
     def step(self, token):
         self.carried = self.cell(self.model.embed(token), self.carried)
@@ -151,7 +151,7 @@ def runners():
         torch.manual_seed(0)
         gpt = models.GPT(sources[source])
         sizes = models.matched_sizes(models.parameters(gpt))
-        model = gpt if kind == "GPT" else models.LSTMModel(sources[source], *sizes)
+        model = gpt if kind == "GPT" else models.RecurrentModel(sources[source], *sizes)
         made[name] = runner(sources[source], model.eval())
     return made
 

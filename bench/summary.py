@@ -28,6 +28,7 @@ def summarise(header, items):
         "training": training(by_kind),
         "generation": generation(by_kind),
         "endurance": endurance(by_kind),
+        "formats": {item["key"]: item for item in by_kind.get("formats", [])},
         "ceilings": ceilings,
         "race": rows,
         "peers": [peer.label for name, peer in providers.PEERS.items() if any(row["peer"] == name for row in rows)],

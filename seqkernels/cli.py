@@ -8,7 +8,7 @@ from pathlib import Path
 
 EXTRAS = ("matplotlib", "jinja2", "rich")
 STUDIES = {
-    "cpu": ("training", "generation", "endurance", "race"),
+    "cpu": ("training", "generation", "endurance", "formats", "race"),
     "cuda": ("ceilings", "scan", "attention", "decode", "step", "curves", "names"),
 }
 

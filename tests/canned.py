@@ -57,6 +57,12 @@ def fill(records):
     for position in (100, 1000, 10_000):
         records.add("endurance", position, seconds=[5e-6] * 9, resident=2**28)
     records.add("left_behind", "stream", steps=2000, traced_growth=0, allocations=0.0, bytes=0.0, operators=0.0)
+    forms = {
+        "float32": {"loss": 2.125, "accuracy": 0.5, "largest": 0.0, "mean": 0.0, "same": 1.0},
+        "int8 weights": {"loss": 2.1375, "accuracy": 0.4875, "largest": 0.25, "mean": 0.0625, "same": 0.9375},
+    }
+    more = {"steps": 1500, "bytes_read": 32_768, "length": 512, "spread": 3.5, "source": "a text", "window": 128}
+    records.add("formats", "LSTM", forms=forms, embedding=64, hidden=256, batch=16, rate=1e-2, **more)
     lstm, gru, wrong = Case("lstm", T=128, B=1, H=128), Case("gru", T=128, B=1, H=128), Case("rnn", T=128, B=1, H=128)
     records.add("race", "1", **race(lstm, "torch", [1e-3] * 9, [1.5e-3] * 9, compilations=2))
     records.add("race", "2", **race(lstm, "onnxruntime", [1e-3] * 9, [1.25e-3] * 9, compilations=0))

@@ -56,6 +56,7 @@ def test_text_is_complete(made, name):
         *("stops before T=1", "6.5 s", "1,000", "1.50 (1.50 to 1.50)", "1.75 (1.75 to 1.75)", "wrong", "failed"),
         *("ratio to it", "lstm-T128-B1-H128-float32-forward, 2 threads", "float32 100 GFLOP/s", "memory 20 GB/s"),
         *("onnxruntime did not race", "does not hold", "1.0×", "Kernels compiled during this run: 5"),
+        *("int8 weights", "2.1375", "48.75%", "93.75%", "0.062", "0.25", "1,500 steps", "32,768 held-out", "is 3.50"),
         *("Denormals kept", "THP_MEM_ALLOC_ENABLE unset", "onnxruntime not installed", "2,000 steps left 0 bytes"),
     ):
         assert part in written, part
@@ -114,10 +115,10 @@ def test_interrupted_run_reports_what_it_has(tmp_path):
     records = Records(tmp_path, {"fingerprint": FINGERPRINT, "settings": {}})
     report.write(tmp_path)
     assert "not complete" in (tmp_path / "report.md").read_text()
-    assert (tmp_path / "report.md").read_text().count("Not measured") == 4
+    assert (tmp_path / "report.md").read_text().count("Not measured") == 5
     records.add("training_point", "LSTM", seconds=0.0, steps=0, train=None, held_out=8.0)
     report.write(tmp_path)
-    assert (tmp_path / "report.md").read_text().count("Not measured") == 3
+    assert (tmp_path / "report.md").read_text().count("Not measured") == 4
 
 
 def test_crossing_in_words():

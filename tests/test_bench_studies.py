@@ -1,11 +1,14 @@
 """The studies at smoke size: equal models, runners that agree with each other, texts, training, the long stream."""
 
+import math
+
 import pytest
 import torch
 from rich.progress import Progress
 from seqkernels.bench import library, models, runners, text
 from seqkernels.bench.records import Records
-from seqkernels.bench.studies import endurance, generation, training
+from seqkernels.bench.studies import endurance, formats, generation, training
+from test_weight_format import rounded
 
 HEADER = {"fingerprint": {}, "settings": {}}
 SILENT = Progress(disable=True)
@@ -15,7 +18,7 @@ SILENT = Progress(disable=True)
 @pytest.mark.parametrize("layers", [1, 3, 6])
 def test_sizes_match_within_one_percent(width, layers):
     gpt = models.GPT(library.native(), width, layers)
-    lstm = models.LSTMModel(library.native(), *models.matched_sizes(models.parameters(gpt)))
+    lstm = models.RecurrentModel(library.native(), *models.matched_sizes(models.parameters(gpt)))
     assert models.parameters(lstm) == pytest.approx(models.parameters(gpt), rel=0.01)
 
 
@@ -115,6 +118,62 @@ def test_long_stream(tmp_path):
     assert [item["key"] for item in records.find("endurance")] == [100, 300]
     (left,) = records.find("left_behind")
     assert left["allocations"] == 0 and left["traced_growth"] < 4096, left
+
+
+@pytest.fixture
+def small_formats(monkeypatch):
+    for name, value in {"EMBEDDING": 8, "HIDDEN": 40, "WINDOW": 32, "BATCH": 4, "READ": 3, "LENGTH": 50}.items():
+        monkeypatch.setattr(formats, name, value)
+    data = torch.tensor(list(b"the cat sat on the mat. " * 40), dtype=torch.uint8)
+    return data[:-100], data[-100:], "a text"
+
+
+def test_formats_are_recorded_and_a_seed_decides(tmp_path, small_formats):
+    found = []
+    for folder in ("first", "second"):
+        records = Records(tmp_path / folder, HEADER)
+        formats.run(records, small_formats, 30, SILENT)
+        found.append(records.find("formats"))
+    assert found[0] == found[1]
+    assert [item["key"] for item in found[0]] == ["LSTM", "GRU"]
+    for item in found[0]:
+        forms = item["forms"]
+        assert forms["float32"]["loss"] < 4 and forms["float32"]["largest"] == 0 and forms["float32"]["same"] == 1
+        assert 0 < forms["float64"]["largest"] < 1e-4 < forms["bfloat16 weights"]["largest"]
+        assert all(abs(form["loss"] - forms["float32"]["loss"]) < 0.2 for form in forms.values())
+        assert item["bytes_read"] == 150
+    formats.run(records, small_formats, 30, SILENT)
+    assert records.find("formats") == found[1]
+
+
+@pytest.mark.parametrize("form", ("bfloat16", "int8"))
+@pytest.mark.parametrize("cell", formats.CELLS)
+def test_a_format_is_that_of_rounded_weights(cell, form, small_formats):
+    """As torch's own layer computes with them."""
+    model = models.RecurrentModel(library.ours(), 8, 40, cell)
+    tokens = small_formats[1][None].long()
+    theirs = models.RecurrentModel(library.native(), 8, 40, cell)
+    theirs.load_state_dict({**model.state_dict(), **rounded_layer(model, form)})
+    with torch.no_grad():
+        torch.testing.assert_close(formats.logits_in(f"{form} weights", model, tokens), theirs(tokens))
+        torch.testing.assert_close(formats.logits_in("float32", model, tokens), model(tokens))
+
+
+def rounded_layer(model, form):
+    return {f"layer.{name}": rounded(weight, form) for name, weight in model.layer.state_dict().items()}
+
+
+def test_figures_of_formats():
+    exact = torch.tensor([[[2.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 2]]])
+    other, following = exact.clone(), torch.tensor([[0, 1, 2, 0]])
+    other[0, 1, 2] = 4
+    found = formats.figures(other, exact, following)
+    assert found["accuracy"] == 0.5 and found["same"] == 0.75
+    assert found["largest"] == 4 and found["mean"] == 4 / 16
+    e = math.exp(2)
+    nats = -(2 * math.log(e / (e + 3)) + math.log(1 / (e + 3)) + math.log(e / (e + 2 + math.exp(4)))) / 4
+    assert found["loss"] == pytest.approx(nats / math.log(2))
+    assert formats.figures(torch.zeros(1, 4, 256), torch.zeros(1, 4, 256), following)["loss"] == pytest.approx(8)
 
 
 def test_leak_is_seen():

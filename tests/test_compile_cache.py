@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,29 @@ def test_no_writable_directory_is_a_clear_error(environment, tmp_path):
         [sys.executable, "-c", RUN, "rnn_tanh"], env=blocked, capture_output=True, text=True, check=False
     )
     assert "set SEQKERNELS_CACHE_DIR" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_waits_for_the_kernel_that_a_thread_compiles():
+    """A child has no thread that would give back the compiler's locks."""
+    from numba.core.compiler_lock import global_compiler_lock
+    from seqkernels.kernels.cpu import compile
+
+    compiling, done = threading.Event(), threading.Event()
+
+    def slow():
+        with compile._lock, global_compiler_lock:
+            compiling.set()
+            time.sleep(0.3)
+            done.set()
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    compiling.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        with compile._lock, global_compiler_lock:
+            os._exit(0 if done.is_set() else 1)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,6 +1,7 @@
 """Memory that is used again: never by two tensors at once, and bounded."""
 
 import gc
+import sys
 import threading
 
 import pytest
@@ -66,25 +67,44 @@ def test_idle_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(workspace._Lease.__del__, "__defaults__", (workspace._idle, 2 * LARGE))
     leases = [workspace.leased(FLOATS, torch.float32) for _ in range(5)]
     leases.clear()
-    assert sum(block.nbytes for block in workspace._idle) <= 2 * LARGE
+    assert sum(block.nbytes for block in workspace._idle.values()) <= 2 * LARGE
 
 
 def test_threads_never_share_memory():
-    wrong = []
+    """Also where they take turns in the middle of taking a block, each two at a time."""
+    wrong, before = [], sys.getswitchinterval()
 
     def work(value):
-        for _ in range(50):
-            tensor = workspace.leased(FLOATS, torch.float32)
-            tensor[:64] = value
-            if not bool((tensor[:64] == value).all()):
+        for _ in range(500):
+            tensors = [workspace.leased(FLOATS, torch.float32) for _ in range(2)]
+            for sign, tensor in zip((1, -1), tensors):
+                tensor[:64] = sign * value
+            if any(bool((tensor[:64] != sign * value).any()) for sign, tensor in zip((1, -1), tensors)):
                 wrong.append(value)
 
-    workers = [threading.Thread(target=work, args=(value,)) for value in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    torch.use_deterministic_algorithms(False)  # the memory is not filled, which takes longer than all the rest
+    workers = [threading.Thread(target=work, args=(value,)) for value in range(1, 9)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(before)
     assert not wrong
+
+
+def test_a_block_that_another_thread_takes_first_is_left_to_it(monkeypatch):
+    class Taken(dict):
+        def values(self):
+            seen = list(super().values())
+            self.clear()
+            return seen
+
+    block = torch.empty(LARGE, dtype=torch.uint8).numpy()
+    monkeypatch.setattr(workspace, "_idle", Taken({id(block): block}))
+    assert workspace.leased(FLOATS, torch.float32).data_ptr() != block.ctypes.data
 
 
 def test_scratch_is_kept_per_thread():

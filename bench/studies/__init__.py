@@ -1,1 +1,2 @@
-"""Studies: the training race, generation token by token, the endurance of a stream, the race over the grid."""
+"""Studies: the training race, generation token by token, the endurance of a stream, formats of weights, the race over
+the grid."""

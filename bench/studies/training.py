@@ -34,7 +34,7 @@ def build():
     """The two models, ready to train, and how many parameters each has. Their sizes are matched within 1%."""
     torch.manual_seed(0)
     gpt = models.GPT(library.ours())
-    lstm = models.LSTMModel(library.ours(), *models.matched_sizes(models.parameters(gpt)))
+    lstm = models.RecurrentModel(library.ours(), *models.matched_sizes(models.parameters(gpt)))
     return {"LSTM": lstm, "GPT": gpt}
 
 

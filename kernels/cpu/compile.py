@@ -165,11 +165,7 @@ def _write_once(path, text):
     os.unlink(temporary)
 
 
-def _after_fork():
-    """The lock may be held by a thread that the child does not have."""
-    global _lock
-    _lock = RLock()
-
-
+# A fork waits for the kernel that another thread compiles: a child has nobody who would give back its locks, Numba's
+# among them.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

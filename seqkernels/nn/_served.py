@@ -38,7 +38,8 @@ class Served:
     _plan = None  # how the last plain call was made, for more of the kind; forgotten with any attribute that is set
     learn_initial_state = False
     # What float32 weights are kept as for calls on a CPU that record no gradient: None, as they are; "bfloat16", or
-    # "int8", with a scale for each of their rows. The parameters stay.
+    # "int8", with a scale for each of their rows. The parameters stay. On the text of bench/studies/formats.py the loss
+    # moved by less than 0.0002 bits a byte, and the likeliest byte changed in 0.1% of places, with int8 in 0.5%.
     weight_format = None
 
     def forward(self, input, hx=None):

@@ -50,7 +50,7 @@ def cached(cell, weights, form=None):
 def forget(weights):
     """Drop what is packed from any of these tensors, and with it the cache's weak references to them."""
     gone = set(map(id, weights))
-    for key in [key for key in _cache if not gone.isdisjoint(key[2:])]:
+    for key in [key for key in list(_cache) if not gone.isdisjoint(key[2:])]:
         _cache.pop(key, None)
 
 

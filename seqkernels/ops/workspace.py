@@ -16,7 +16,7 @@ _IDLE_BYTES = 512 << 20  # the most that waits for its next use
 _HUGE_PAGE = 2 << 20
 _MADV_HUGEPAGE = 14
 _local = threading.local()
-_idle = []  # blocks that wait, the oldest first
+_idle = {}  # id -> block, of those that wait, the oldest first: whoever pops one has it
 
 
 def workspace(elements, dtype):
@@ -46,20 +46,18 @@ class _Lease(np.ndarray):
     """The memory of a leased tensor, which holds the one reference to it."""
 
     def __del__(self, idle=_idle, most=_IDLE_BYTES):
-        idle.append(self.base)
-        while sum(block.nbytes for block in idle) > most:
-            idle.pop(0)
+        idle[id(self.base)] = self.base
+        waiting = list(idle.values())
+        while sum(block.nbytes for block in waiting) > most:
+            idle.pop(id(waiting.pop(0)), None)
 
 
 def _block(count):
     """The smallest idle block that has room for `count` bytes without wasting half of itself, or a new one."""
-    fitting = [block for block in _idle if count <= block.nbytes <= 2 * count]
+    fitting = [block for block in list(_idle.values()) if count <= block.nbytes <= 2 * count]
     for block in sorted(fitting, key=lambda block: block.nbytes):
-        try:
-            del _idle[next(i for i, other in enumerate(_idle) if other is block)]
-        except (IndexError, StopIteration):
-            continue  # another thread took it
-        return block
+        if _idle.pop(id(block), None) is not None:  # else another thread took it
+            return block
     return on_huge_pages(torch.empty(count, dtype=torch.uint8)).numpy()
 
 
