@@ -169,6 +169,16 @@ def test_gradients_are_nan_where_they_are_in_the_formulas(T, where, value):
             assert torch.equal(a.isnan(), b.isnan()) or value == math.inf, name
 
 
+@pytest.mark.parametrize("T", (9, 71))
+def test_nothing_past_the_last_query_has_a_weight(T):
+    """A key that no query gives any; a query of zeros would give it NaN."""
+    (q, k, v), dout = inputs(1, 2, T, 121, 16), torch.randn(1, 2, T, 16).bfloat16()
+    k[0, 1, 2, 3] = -math.inf
+    out, _, _, dk, dv = by_kernels(q.abs(), k, v, dout)
+    assert out.isfinite().all() and dk.isfinite().all() and dv.isfinite().all()
+    assert not dk[0, 1, 2].any() and not dv[0, 1, 2].any()
+
+
 def test_later_keys_do_not_reach_the_past():
     """Keys and values of another vector of queries, and the second of a pair of which the first is seen."""
     first = target.current().lanes(4)

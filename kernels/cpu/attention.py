@@ -58,16 +58,15 @@ def build(size, stored, dropout):
     vector, pairs = W * size, per_lane(size, stored) > 1
     begin, end = every_group(_begin, size, stored), every_group(_end, size, stored)
     meet = every_group(_meet, size, stored, dropout)
-    copy_keys, copy_values = copy_rows(size, stored), rows_as_terms(size, stored)
-    row_of, whole_of, terms_of = inner(row), inner(whole), inner(terms)
+    copy_keys, copy_values, terms_of = copy_rows(size, stored), rows_as_terms(size, stored), inner(terms)
+    row_of, whole_of = inner(row), inner(whole)
 
     @inner
     def item(queries, keys, values, hidden, dropped, out, t, count, work):
         """`count` vectors of queries of one head from position t."""
         (k, k_row, S, D), (v, v_row, Dv) = keys, values
-        K = terms_of(D, size, stored)
-        keys_row, values_row = row_of(K, W), row_of(Dv, W)
-        k_copy = work + vector * (1 + 3 * n * BLOCK)
+        K, values_row = terms_of(D, size, stored), row_of(Dv, W)
+        keys_row, k_copy = row_of(K, W), work + vector * (1 + 3 * n * BLOCK)
         v_copy = k_copy + size * BLOCK * keys_row
         states = v_copy + size * terms_of(BLOCK, size, stored) * values_row
         each = vector * (5 + whole_of(K, W) + whole_of(Dv, W))
@@ -79,8 +78,7 @@ def build(size, stored, dropout):
                 copy_keys(*block_k, min(BLOCK, last - start), D, k_copy, keys_row)
                 copy_values(*block_v, min(BLOCK, last - start), Dv, v_copy, values_row)
                 block_k, block_v = (k_copy, keys_row), (v_copy, values_row)
-            arguments = (block_k, block_v, start, S, D, Dv, hidden, dropped, queries[2], work)
-            meet(states, each, t, count, arguments)
+            meet(states, each, t, count, (block_k, block_v, start, S, D, Dv, hidden, dropped, queries[2], work))
         end(states, each, t, count, (queries[2], D, Dv, *out))
 
     @inner

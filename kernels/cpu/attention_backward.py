@@ -13,8 +13,8 @@ Of bfloat16 the products are of pairs: of dimensions in Q K^T and dO V^T, of que
 which K is copied twice. P and dS are rounded for them; the scale is not on dO^T and delta then, but on dS before that.
 
 Operations: 5 products, 2 T S (3 D + 2 Dv), half of it for a causal square. Bytes from outside the second cache, for a
-block of keys: K, V, dK and dV once every `together` groups; for a group of queries: Q, dO and out read and
-dQ written once a chunk. Packing them costs as much as some ten keys, so that a chunk has hundreds.
+block of keys: K, V, dK and dV once every `together` groups; for a group of queries: Q, dO and out read and dQ written
+once a chunk. Packing them costs as much as some ten keys, so that a chunk has hundreds.
 """
 
 from . import target
@@ -74,8 +74,8 @@ def workspace(size, stored, D, Dv):
     """Lanes of scratch memory that one caller needs."""
     W, n, m = target.current().lanes(size), vectors(), rows()
     blocks = BLOCK * (_arrays(size, stored) * n * W + 2 * row(D + m, W) + 2 * row(Dv, W))
-    pairs = terms(BLOCK, size, stored) * row(D + m, W) if stored < size else 0
-    return W + blocks + pairs + together(size, stored, D, Dv) * n * W * each(size, stored, D, Dv)
+    blocks += terms(BLOCK, size, stored) * row(D + m, W) if stored < size else 0
+    return W + blocks + together(size, stored, D, Dv) * n * W * each(size, stored, D, Dv)
 
 
 def _arrays(size, stored):
@@ -84,8 +84,7 @@ def _arrays(size, stored):
 
 
 def build(size, stored, dropout):
-    """stored: bytes of an element of q, k, v, a mask of floats, dout and out: `size` or 2, bfloat16. dq, dk and dv have
-    elements of `size`."""
+    """stored: bytes of an element of what is read, but for lse: `size` or 2, bfloat16."""
     W, m = target.current().lanes(size), rows()
     one_head, row_of = _one_head(size, stored, dropout), inner(row)
 
@@ -208,8 +207,7 @@ def _begin(n, size, stored):
 
 def _meet(n, size, stored, dropout):
     """A block of keys and the group from position t."""
-    W, m, pairs = target.current().lanes(size), rows(), stored < size
-    width = n * W
+    width, m, pairs = n * target.current().lanes(size), rows(), stored < size
     add_mask, parts, draw = pack_mask(n, size, stored), _parts(n, size, stored), multipliers(n, size)
     weigh, differentiate = weights(n, size, stored), score_gradients(n, size, stored, dropout)
     to_queries, to_keys = add_over_keys(n, size, stored), add_over_queries(n, size, stored)
@@ -222,7 +220,7 @@ def _meet(n, size, stored, dropout):
         if count <= 0:
             return
         normalizers, deltas, qt, dot, sums, q_rows, dout_rows = parts(state, copies)
-        block, p = size * width * BLOCK, work + size * W
+        block, p = size * width * BLOCK, work + size * width // n
         ds, added, kept = p + block, 0, p + 3 * block
         p_rows, ds_rows = (p + 4 * block, p + 4 * block + block // 2) if pairs else (p, ds)
         if mask_kind != NO_MASK:
@@ -246,8 +244,7 @@ def _end(n, size, stored):
 
     @inner
     def end(state, t, arguments):
-        dq, T, copies = arguments
-        D = copies[0][4]
+        (dq, T, copies), D = arguments, arguments[2][0][4]
         write(parts(state, copies)[4], 0, T - t, D, dq + size * D * t)
 
     return end
