@@ -38,8 +38,6 @@ class Recurrent(Served):
     """Stands before torch's class among the bases of RNN, LSTM and GRU; `forward` returns (output, h_n), for an LSTM
     (output, (h_n, c_n))."""
 
-    recompute = False
-
     def __init__(self, *args, learn_initial_state=False, recompute=False, **kwargs):
         super().__init__(*args, **kwargs)
         self.recompute = recompute

@@ -35,7 +35,11 @@ class Served:
     """
 
     _has_c = False  # whether hx is (h, c)
-    _plan = None  # how the last plain call was made, for more of the kind; forgotten with any attribute that is set
+    # How the last plain calls were made, without a gradient and with one, for more of the kind; forgotten with any
+    # attribute that is set.
+    _plan = None
+    _training_plans = None
+    recompute = False
     learn_initial_state = False
     # What float32 weights are kept as for calls on a CPU that record no gradient: None, as they are; "bfloat16", or
     # "int8", with a scale for each of their rows. The parameters stay. On the text of bench/studies/formats.py the loss
@@ -46,10 +50,11 @@ class Served:
         """As torch.nn's forward."""
         if hx is None and self.learn_initial_state:
             hx = self._learned_state(input)
-        if not is_dynamo_compiling() and self._plan is not None:
-            done = self._plan(self._parameters, input, hx)
-            if done is not None:
-                return done
+        if not is_dynamo_compiling():
+            for plan in (self._training_plans, self._plan):
+                done = None if plan is None else plan(self._parameters, input, hx)
+                if done is not None:
+                    return done
         weights = self._weights()
         if _check.plain_thread() and self._is_plain(input, hx, weights[0].dtype):
             tensors = (input, *self._given_states(hx), *weights)
@@ -57,7 +62,8 @@ class Served:
                 done = self._by_plan(input, hx, weights)
                 return self._run(input, hx, weights, self._direct()) if done is None else done
             if _check.plain(weights[0].dtype, *weights):
-                return self._run(input, hx, weights, _ops.recorded)
+                done = None if self.recompute else self._by_training_plan(input, hx, weights)
+                return self._run(input, hx, weights, _ops.recorded) if done is None else done
         if self.fallback_reason(input, hx) is None:
             return self._run(input, hx, weights, _ops.through_operator)
         _check.state_dtypes(input, self._given_states(hx), weights[0].dtype)
@@ -65,6 +71,26 @@ class Served:
 
     def _by_plan(self, input, hx, weights):
         """The result of a plain call that needs no gradient, by a plan that is kept for more of the kind, or None."""
+        given = self._for_plan(input, hx, weights)
+        if given is None:
+            return None
+        plan = self.__dict__["_plan"] = direct.plan(self._cell, *given, self.weight_format)
+        return None if plan is None else plan(self._parameters, input, given[1:3] if self._has_c else given[1])
+
+    def _by_training_plan(self, input, hx, weights):
+        """The same of a plain call with a gradient."""
+        given = self._for_plan(input, hx, weights)
+        if given is None:
+            return None
+        batch_first = getattr(self, "batch_first", False)
+        plans = direct.training_plan(self._training_plans, self._cell, *given, batch_first)
+        if plans is None:
+            return None
+        self.__dict__["_training_plans"] = plans
+        return plans(self._parameters, input, given[1:3] if self._has_c else given[1])
+
+    def _for_plan(self, input, hx, weights):
+        """The input, h, c, the weights by name and the sizes of a call that can be planned, or None."""
         names = self._weight_names()
         if self._is_random() or not all(name in self._parameters for name in names):
             return None
@@ -72,10 +98,7 @@ class Served:
         states = self._given_states(hx) or (zero_state(state_shape, input.dtype),) * (1 + self._has_c)
         if not all(s.is_contiguous() for s in states):
             return None
-        h, c = states if self._has_c else (states[0], None)
-        named = dict(zip(names, weights))
-        plan = self.__dict__["_plan"] = direct.plan(self._cell, input, h, c, named, sizes, self.weight_format)
-        return None if plan is None else plan(self._parameters, input, states if self._has_c else h)
+        return input, states[0], states[1] if self._has_c else None, dict(zip(names, weights)), sizes
 
     def _is_random(self):
         """Whether a call in this mode draws random numbers."""
@@ -88,8 +111,12 @@ class Served:
     def __setattr__(self, name, value):
         if name == "weight_format" and value is not None and value not in FORMS:
             raise ValueError(f"weight_format must be None, {' or '.join(map(repr, FORMS))}, got {value!r}")
-        self.__dict__.pop("_plan", None)
+        self._forget_plans()
         super().__setattr__(name, value)
+
+    def _forget_plans(self):
+        for name in ("_plan", "_training_plans"):
+            self.__dict__.pop(name, None)
 
     def _weights(self):
         """Parameters, read where they live; a parametrized or weight-normed one is an attribute that is computed."""
@@ -124,7 +151,7 @@ class Served:
 
     def _apply(self, fn, recurse=True):
         # Conversions may swap the parameters, which torch refuses for tensors that are known by weak references.
-        self.__dict__.pop("_plan", None)
+        self._forget_plans()
         forget(self._weights())
         return super()._apply(fn, recurse)
 

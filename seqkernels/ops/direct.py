@@ -16,7 +16,7 @@ from .scan_kernels import readable
 @cache
 def drivers():
     """The modules that load Numba, by name, once they are needed."""
-    names = ("scan", "step", "plan")
+    names = ("scan", "step", "plan", "training_plan")
     return SimpleNamespace(**{name: importlib.import_module(f".{name}_cpu", __package__) for name in names})
 
 
@@ -55,6 +55,18 @@ def plan(cell, x, h, c, weights, sizes, form):
             return None
         layers.append(known)
     return drivers().plan.Plan(layers, weights, x, h, c, drivers().plan.Sizes(*sizes))
+
+
+def training_plan(plans, cell, x, h, c, weights, sizes, batch_first):
+    """A `training_plan_cpu.TrainingPlans` with one more for such a call, or None where none can be made: as `plan`, of
+    one layer, the parameters plain and the tensors in the shapes of a batch."""
+    sizes = drivers().plan.Sizes(*sizes)
+    if sizes.L > 1 or x.stride(-1) != 1 or x.dim() != (2 if sizes.y is None else 3):
+        return None
+    _check.layer_weights(cell, x.shape[-1], h, list(weights.values()), sizes.D)
+    plans = plans or drivers().training_plan.TrainingPlans()
+    plans.add(drivers().training_plan.TrainingPlan(cell, weights, x, h, c, sizes, batch_first))
+    return plans
 
 
 def in_place(cell, I, states, y, weights, form):

@@ -1,5 +1,5 @@
-"""A module's call on a CPU without a gradient, worked out once for calls like it: what is left is to see that the call
-is alike, to allocate the results, and to call the kernels."""
+"""A module's call on a CPU, worked out once for calls like it: what is left is to see that the call is alike, to
+allocate the results, and to call the kernels."""
 
 from functools import partial
 from operator import is_, itemgetter
@@ -29,22 +29,19 @@ class Sizes(NamedTuple):
     y_steps: tuple  # strides of a step and of a row of it
 
 
-class Plan:
-    """A call of a module with kept weights, for calls like it."""
+class Known:
+    """A call of a module, to find calls like it."""
 
-    def __init__(self, kept, weights, x, h, c, sizes):
-        """kept: the Kept of each layer; weights: the parameters by name; h, c: hx, c None where there is none."""
-        self._has_c = c is not None
-        self._read, self._weights = itemgetter(*weights), tuple(weights.values())
-        self._unmoved, self._zeros = Unmoved(self._weights), torch.zeros_like(h)
+    def __init__(self, weights, x, h, c):
+        """weights: the parameters by name; h, c: hx, c None where there is none."""
+        self._has_c, self._zeros = c is not None, torch.zeros_like(h)
+        self._read, weights = itemgetter(*weights), tuple(weights.values())
         c = torch.empty_like(h) if c is None or c is h else c
-        self._alike, self._alike_with_c = guard(x, h, *self._weights), guard(x, h, c, *self._weights)
-        self._records = any(t.requires_grad for t in (x, h, c, *self._weights))
-        self._run, self._y, self._dtype = _runner(kept, x, h, sizes), sizes.y, x.dtype
-        self._widens_c = self._has_c and isinstance(self._run, _Scans) and computed(x.dtype) != x.dtype
+        self._alike, self._alike_with_c = guard(x, h, *weights), guard(x, h, c, *weights)
+        self._records = any(t.requires_grad for t in (x, h, c, *weights))
 
-    def __call__(self, parameters, x, hx):
-        """What the module with these parameters returns, or None where this call is another or a weight has changed."""
+    def _given(self, parameters, x, hx):
+        """h, c, any where there is none, and the weights of a call that is alike, or None."""
         if hx is None:
             h = c = self._zeros
         elif not self._has_c:
@@ -58,18 +55,32 @@ class Plan:
         except KeyError:
             return None
         alike = self._alike(x, h, *weights) if c is h else self._alike_with_c(x, h, c, *weights)
-        if (
-            not alike
-            or not all(map(is_, weights, self._weights))
-            or not self._unmoved(weights)
-            or (self._records and torch.is_grad_enabled())
-            or overridden()
-        ):
-            return None
-        return self._results(x, h, c)
+        return (h, c, weights) if alike and not overridden() else None
 
     def __reduce__(self):
         return type(None), ()  # a module's copy, or what is pickled of it, has no plan
+
+
+class Plan(Known):
+    """A call of a module with kept weights that records no gradient, for calls like it."""
+
+    def __init__(self, kept, weights, x, h, c, sizes):
+        """kept: the Kept of each layer."""
+        super().__init__(weights, x, h, c)
+        self._weights = tuple(weights.values())
+        self._unmoved = Unmoved(self._weights)
+        self._run, self._y, self._dtype = _runner(kept, x, h, sizes), sizes.y, x.dtype
+        self._widens_c = self._has_c and isinstance(self._run, _Scans) and computed(x.dtype) != x.dtype
+
+    def __call__(self, parameters, x, hx):
+        """What the module with these parameters returns, or None where this call is another or a weight has changed."""
+        given = None if self._records and torch.is_grad_enabled() else self._given(parameters, x, hx)
+        if given is None:
+            return None
+        h, c, weights = given
+        if not all(map(is_, weights, self._weights)) or not self._unmoved(weights):
+            return None
+        return self._results(x, h, c)
 
     def _results(self, x, h, c):
         h_n = torch.empty_like(h)

@@ -69,13 +69,20 @@ def recorded(cell, x, h_0, c_0, weights, batch_first, recompute=False):
 
     Lists of tensors in an operator's autograd cost about 400 microseconds a training step.
     """
-    return _Recorded.apply(cell, batch_first, recompute, x, h_0, c_0, *weights)
+    return _Recorded.apply(cell, batch_first, recompute, None, x, h_0, c_0, *weights)
 
 
 def recorded_step(cell, x, h, c, weights):
     """(h', c') by `recorded`, from x (B, I), h and c (B, H): without the views that a scan of one step takes, each a
     node of autograd."""
-    return _Recorded.apply(cell, False, False, x, h, c, *weights)
+    return _Recorded.apply(cell, False, False, None, x, h, c, *weights)
+
+
+def recorded_by(plan, x, h_0, c_0, weights):
+    """(y, h_n, c_n) as `recorded`, or `recorded_step` where x is (B, I) and y h_n, the forward being the plan's
+    (training_plan_cpu.py)."""
+    results = _Recorded.apply(plan.cell, plan.batch_first, False, plan, x, h_0, c_0, *weights)
+    return results if len(results) == 3 else (results[0], *results)
 
 
 def step_through_operator(cell, x, h, c, weights):
@@ -126,26 +133,29 @@ class _Recorded(torch.autograd.Function):
     """`seqkernels::scan` and its gradient as a node of autograd; of one step, (h', c'), where x is (B, I)."""
 
     @staticmethod
-    def forward(ctx, cell, batch_first, recompute, x, h_0, c_0, *weights):
+    def forward(ctx, cell, batch_first, recompute, plan, x, h_0, c_0, *weights):
         ctx.cell, ctx.batch_first, ctx.per_layer, ctx.steps = cell, batch_first, len(weights), x.dim() == 3
-        given = (x, h_0, c_0) if ctx.steps else _in_time(x, h_0, c_0)
-        y, h_n, c_n, states, gates = forward(cell, *given, weights, batch_first, True, recompute=recompute)
+        if plan is not None:
+            y, h_n, c_n, states, gates = plan.forward(x, h_0, c_0, weights)
+        else:
+            given = (x, h_0, c_0) if ctx.steps else _in_time(x, h_0, c_0)
+            y, h_n, c_n, states, gates = forward(cell, *given, weights, batch_first, True, recompute=recompute)
+            if not ctx.steps:  # no views: their owner may write to them
+                h_n, c_n = h_n.squeeze_(0), None if c_0 is None else c_n.squeeze_(0)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, c_0, *weights, states, gates)
-        if ctx.steps:
-            return y, h_n, c_n
-        return h_n.squeeze_(0), None if c_0 is None else c_n.squeeze_(0)  # no views: their owner may write to them
+        return (y, h_n, c_n) if ctx.steps else (h_n, c_n)
 
     @staticmethod
     def backward(ctx, *upstream):
         # With create_graph the gradient is recorded in its turn: the operator knows how.
         run = torch.ops.seqkernels.scan_backward if torch.is_grad_enabled() else trusted_backward
-        needs = ctx.needs_input_grad[3], any(ctx.needs_input_grad[6:])
+        needs = ctx.needs_input_grad[4], any(ctx.needs_input_grad[7:])
         upstream = upstream if ctx.steps else (None, *_in_time(*upstream))
         dx, dh_0, dc_0, dweights, *_ = _gradients(ctx, *upstream, *needs, run)
         if not ctx.steps:
             dx, dh_0, dc_0 = (t if t is None else t.squeeze(0) for t in (dx, dh_0, dc_0))
-        return None, None, None, dx, dh_0, dc_0, *dweights
+        return None, None, None, None, dx, dh_0, dc_0, *dweights
 
 
 def _in_time(*tensors):

@@ -1,6 +1,6 @@
 """The scan on a CPU, backward: allocates, packs, splits over threads, and calls the kernel."""
 
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from math import prod
 
@@ -35,9 +35,9 @@ def backward(
         dy = dy.contiguous()
     kept, groups = kept_parameters(cell, weights, rows.T), per_direction(cell, weights)
     pack = partial(_pack, cell, groups) if kept is None else partial(kept.backward, weights)
-    dh0, dc0 = rows.final_gradient(h0.to(wide), None if dh_n is None else dh_n.to(wide)), None
+    dh0, dc0 = rows.final_gradient(_to(wide, h0), _to(wide, dh_n)), None
     if c0 is not None:  # carried from step to step in place
-        c0 = c0.to(wide)
+        c0 = _to(wide, c0)
         dc0 = torch.zeros_like(c0) if dc_n is None else dc_n.to(wide, copy=True, memory_format=torch.contiguous_format)
     resets = reset_states(rows, h0, c0, ragged)
     dresets = [None if s is None else torch.zeros_like(s, dtype=wide) for s in resets]
@@ -45,14 +45,48 @@ def backward(
     results = [_Backward(cell, d, group, *shared) for d, group in enumerate(groups)]
     for result in results:
         result.run(gates)
-    dweights = [g.to(dtype) for r in results for g in r.dweights] if needs_dw else None
+    dweights = [_to(dtype, g) for r in results for g in r.dweights] if needs_dw else None
     made = [dh0, dc0, *(made for made, given in zip(dresets, ragged[2:4]) if given is not None)]
-    dh0, dc0, *asked = (s if s is None else rows.unsort(s).to(dtype) for s in made)
+    dh0, dc0, *asked = (_to(dtype, rows.unsort(s)) for s in made)
     return rows.unpack(dx) if needs_dx else None, dh0, dc0, dweights, *asked
+
+
+def _to(dtype, tensor):
+    """The tensor, which may be None, in the dtype: it itself where that is its own, sooner than `to` would tell."""
+    return tensor if tensor is None or tensor.dtype is dtype else tensor.to(dtype)
 
 
 def _pack(cell, groups, d, operand):
     return pack_backward(cell, groups[d][operand == "h"], operand)
+
+
+class _Sizes:
+    """What follows from the sizes of a direction's backward; `count` rows are computed."""
+
+    def __init__(self, cell, dtype, T, B, I, H, count):
+        self.size, self.stored = size, stored = widths(dtype)
+        self.shape = shape = compiled().layout(cell, size, True, stored)
+        self.slabs, self.length = shape.slabs(H), compiled().steps(B)  # steps of a chunk
+        self.chunks, rows = -(-T // self.length), min(T, self.length) * B
+        self.kernel = compiled().kernel("scan_backward", cell=cell, size=size, stored=stored)
+        self.operations = 4.0 * count * shape.gates * H * (I + H)
+        self.members, self.patience = crews.members(B, shape, H, shape.panels(H)), crews.patience(shape, H)
+        terms, gradients = -(-rows // shape.per_lane), self.slabs * shape.gradient_row
+        packed = terms * -(-max(I, H) // shape.wide) * shape.wide
+        # Lanes of scratch memory: for the gates' gradients; then, for each member, for sums, packed rows and pairs.
+        self.shared = 2 * rows * gradients
+        self.each = (rows * shape.panel_columns, packed, terms * gradients if shape.per_lane > 1 else 0)
+
+    def split(self):
+        """(threads for a chunk, members of the crew, 1 where they share a step's rows and not its panels)."""
+        parts = parts_for(self.operations)
+        members = min(parts, self.members)
+        return (parts, members, 0) if members > 1 else (parts, min(parts, compiled().crew.MOST), 1)
+
+
+@lru_cache(maxsize=256)
+def _sizes(*given):
+    return _Sizes(*given)
 
 
 class _Backward:
@@ -63,18 +97,14 @@ class _Backward:
     ):  # fmt: skip
         self.cell, self.d, self.weights, self.rows = cell, d, weights, rows
         self.T, self.B, self.I, self.H = rows.T, rows.B, x.shape[-1], h0.shape[2]
-        self.size, self.stored = widths(x.dtype)
-        self.shape = compiled().layout(cell, self.size, True, self.stored)
-        self.slabs = self.shape.slabs(self.H)
-        self.length = compiled().steps(self.B)  # steps of a chunk
-        self.chunks = -(-self.T // self.length)
+        self.sizes = sizes = _sizes(cell, x.dtype, self.T, self.B, self.I, self.H, rows.count)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
         self.h0, self.c0, self._dh0, self._dc = (address(t, d) for t in (h0, c0, dh0, dc))
         state = prod(rows.kept) * self.H  # elements of all steps
         first, D = states.data_ptr(), len(h0)
-        self.states = first + self.stored * d * state, first + self.size * (D + d) * state
+        self.states = first + sizes.stored * d * state, first + sizes.size * (D + d) * state
         self._zeros = torch.zeros_like(dh0[d])  # zeros of any dtype
-        self._direct_h = torch.zeros_like(dh0[d]) if self.shape.has_direct_h else self._zeros  # which nobody writes
+        self._direct_h = torch.zeros_like(dh0[d]) if sizes.shape.has_direct_h else self._zeros  # which nobody writes
         last = self._zeros if dh_n is None else dh_n[d]
         self._dy = (self._zeros.data_ptr(), 0, self.H)
         if dy is not None:
@@ -86,32 +116,24 @@ class _Backward:
         self.resets = (address(resets[1], d), *(address(t, d) for t in dresets))
         self._w_hh, self._w_ih = pack(d, "h"), None if dx is None else pack(d, "x")
         if needs_dw:
-            new = torch.empty if self.T else torch.zeros
-            self.dweights = [new(w.shape, dtype=dh0.dtype) for w in weights]
+            new = torch.empty_like if self.T else torch.zeros_like
+            self.dweights = [new(w, dtype=dh0.dtype, memory_format=torch.contiguous_format) for w in weights]
 
     def run(self, gates):
         """All chunks, on as many threads as their work is worth: they share each step's panels, or its rows."""
-        shape, size, rows = self.shape, self.size, min(self.T, self.length) * self.B
-        terms = -(-rows // shape.per_lane)
-        parts = parts_for(4.0 * self.rows.count * shape.gates * self.H * (self.I + self.H))
-        members = min(parts, crews.members(self.B, shape, self.H, shape.panels(self.H)))
-        by_rows, members = int(members == 1), min(parts, compiled().crew.MOST) if members == 1 else members
-        saved = gates_of(self, gates)
-        columns = -(-max(self.I, self.H) // shape.wide) * shape.wide
-        gradients = self.slabs * shape.gradient_row
-        counts = [2 * rows * gradients, members * rows * shape.panel_columns, members * terms * columns]
-        counts += [members * terms * gradients if shape.per_lane > 1 else 0]
+        sizes, saved = self.sizes, gates_of(self, gates)
+        parts, members, by_rows = sizes.split()
+        counts = [sizes.shared, *(members * each for each in sizes.each)]
         memory = workspace(sum(counts) + saved.elements(parts), computed(self.x.dtype))
-        *places, rest = accumulate((size * count for count in counts), initial=memory.data_ptr())
-        kernel = compiled().kernel("scan_backward", cell=self.cell, size=size, stored=self.stored)
+        *places, rest = accumulate((sizes.size * count for count in counts), initial=memory.data_ptr())
         given, made = self._inputs(), self._outputs()
         for first, last, *gates in saved.ready(rest, parts):
-            sizes = self.T, self.B, self.I, self.H, first, last
-            arguments = (*given, *gates, *made, *places, *sizes, *self.ragged, *self.resets, by_rows)
+            numbers = self.T, self.B, self.I, self.H, first, last
+            arguments = (*given, *gates, *made, *places, *numbers, *self.ragged, *self.resets, by_rows)
             if members > 1:
-                crews.run(kernel, arguments, members, crews.patience(shape, self.H))
+                crews.run(sizes.kernel, arguments, members, sizes.patience)
             else:
-                kernel(*arguments, 0, 0)
+                sizes.kernel(*arguments, 0, 0)
 
     def _inputs(self):
         step = self.rows.stride * self.H

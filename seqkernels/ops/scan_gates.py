@@ -21,8 +21,9 @@ class Kept:
     """Saved by the forward: all chunks are ready."""
 
     def __init__(self, direction, gates):
-        row = direction.size * direction.slabs * direction.shape.gate_row
-        self._start, self._chunks = gates + direction.d * row * prod(direction.rows.kept), direction.chunks
+        sizes = direction.sizes
+        row = sizes.size * sizes.slabs * sizes.shape.gate_row
+        self._start, self._chunks = gates + direction.d * row * prod(direction.rows.kept), sizes.chunks
 
     def elements(self, parts):
         """Of scratch memory."""
@@ -38,30 +39,32 @@ class Anew:
     """Made of the kept states by `scan_gates`, split over threads by slabs."""
 
     def __init__(self, direction):
-        self.direction, rows = direction, direction.length * direction.B
+        self.direction, self.sizes = direction, direction.sizes
+        rows = self.sizes.length * direction.B
         self.weights = PackedWeights(direction.cell, direction.weights)
-        self.gate_elements = rows * direction.slabs * direction.shape.gate_row
+        self.gate_elements = rows * self.sizes.slabs * self.sizes.shape.gate_row
         self.scratch_elements = 2 * CELLS[direction.cell].states * rows * direction.H
 
     def elements(self, parts):
         return self.gate_elements + parts * self.scratch_elements
 
     def ready(self, base, parts):
-        one = self.direction
-        make = compiled().kernel("scan_gates", cell=one.cell, size=one.size, stored=one.stored)
-        scratch, each = base + one.size * self.gate_elements, one.size * self.scratch_elements
-        for chunk in reversed(range(one.chunks)):
-            slabs = enumerate(ranges(one.slabs, parts))
+        cell, sizes = self.direction.cell, self.sizes
+        make = compiled().kernel("scan_gates", cell=cell, size=sizes.size, stored=sizes.stored)
+        scratch, each = base + sizes.size * self.gate_elements, sizes.size * self.scratch_elements
+        for chunk in reversed(range(sizes.chunks)):
+            slabs = enumerate(ranges(sizes.slabs, parts))
             threads.run(make, [(*self._arguments(chunk, base, part), scratch + each * i) for i, part in slabs])
             yield chunk, chunk + 1, base, 0
 
     def _arguments(self, chunk, gates, slabs):
-        one, step, t0 = self.direction, self.direction.rows.stride * self.direction.H, chunk * self.direction.length
+        one, length = self.direction, self.sizes.length
+        step, t0 = one.rows.stride * one.H, chunk * length
         return (
             *one.rows.place(one.x, one.d),
             *self.weights.directions[0],
             *(one.states[0], step, one.h0),
             *((one.states[1], step, one.c0) if one.c0 else (0, 0, 0)),
-            *(gates, one.T, one.B, one.I, one.H, t0, min(one.length, one.T - t0), *slabs),
+            *(gates, one.T, one.B, one.I, one.H, t0, min(length, one.T - t0), *slabs),
             *(*one.ragged, one.resets[0]),
         )
