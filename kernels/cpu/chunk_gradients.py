@@ -7,7 +7,7 @@ two vectors, so that a product over the chunk's rows reads both operands in orde
 less dh's.
 """
 
-from .gradient_product import gradient_product
+from .gradient_product import segments_of, wide_and_narrow
 from .inner import inner
 from .layout import PANEL, panel_start, wide_panels
 from .operands import load_rows, pair_rows
@@ -17,12 +17,12 @@ from .tiles import add, load, store, zeros
 from .weight_gradients import into_biases, into_weights
 
 
-def gradients_of_x(shape):
-    """A function that adds a chunk's share of the rows of dx, or writes it."""
+def gradients_of_x(shape, multiply):
+    """A function that adds a chunk's share of the rows of dx, or writes it. multiply: the `gradient_product`."""
     stored, W, narrow = shape.stored, shape.lanes, shape.narrow
     rows_of, _, _ = step_parts()
-    multiply, start_of, wide_of = gradient_product(shape, shape.x_slots), inner(panel_start), inner(wide_panels)
-    write_wide, write_narrow = (_write_x(shape, rows_of, n) for n in (PANEL, narrow))
+    start_of, wide_of, segments = inner(panel_start), inner(wide_panels), segments_of(shape, shape.x_slots)
+    write_wide, write_narrow = wide_and_narrow(shape, lambda n: _write_x(shape, rows_of, n))
 
     @inner
     def run(gradients, w_ih, sums, place, where, own_rows):
@@ -30,7 +30,7 @@ def gradients_of_x(shape):
         _, _, _, _, _, _, I, H, _, rows = where
         wide = wide_of(I, W, narrow)
         for panel in range(-(-I // (PANEL * W))):
-            multiply(panel, wide, (own_rows[0], own_rows[1], rows), (gradients, rows, H, w_ih), sums)
+            multiply(panel, wide, (own_rows[0], own_rows[1], rows), (gradients, rows, H, w_ih), segments, sums)
             column = W * start_of(panel, wide)
             here = (dx + stored * column, dx_time, dx_row)
             if panel < wide:
@@ -47,8 +47,7 @@ def gradients_of_weights(shape):
     panels: scratch for the rows of x or h; paired: for those of the slabs' gradients, where terms are pairs of rows.
     """
     rows_of, _, marks_of = step_parts()
-    into_ih = into_weights(shape, shape.x_slots)
-    into_hh = into_ih if shape.x_slots == shape.u_slots else into_weights(shape, shape.u_slots)
+    multiply, x_slots, u_slots = into_weights(shape), shape.x_slots, shape.u_slots
     pack, pack_before = _pack_columns(shape, rows_of), _pack_before(shape, rows_of, marks_of)
     biases, pair, together = into_biases(shape), pair_rows(shape.size), shape.per_lane
     gradient_row, row_bytes = shape.gradient_row, shape.stored * shape.gradient_row
@@ -67,9 +66,9 @@ def gradients_of_weights(shape):
                 source, target = gradients + row_bytes * rows * slab, paired + term_bytes * terms * slab
                 pair(source, gradient_row, rows, gradient_row, target, gradient_row)
         pack(inputs, where, I, panels)
-        into_ih(operands, term_bytes * terms, terms, panels, dw_ih, I, H, first_chunk, slab_range)
+        multiply(operands, x_slots, term_bytes * terms, terms, panels, dw_ih, I, H, first_chunk, slab_range)
         pack_before(hs, where, H, panels)
-        into_hh(operands, term_bytes * terms, terms, panels, dw_hh, H, H, first_chunk, slab_range)
+        multiply(operands, u_slots, term_bytes * terms, terms, panels, dw_hh, H, H, first_chunk, slab_range)
 
     return run
 

@@ -1,5 +1,6 @@
 """Weights in the order in which the kernels read them (layout.py)."""
 
+from .gradient_product import wide_and_narrow
 from .inner import inner
 from .layout import PANEL, layout, panel_start, wide_panels
 from .operands import load_rows
@@ -44,7 +45,7 @@ def _backward(shape, slots, size):
     W, units, gates, narrow = shape.lanes, shape.slab_units, len(slots), shape.narrow
     stored, together = shape.stored, shape.per_lane
     start_of, wide_of = inner(panel_start), inner(wide_panels)
-    copy_wide, copy_narrow = (_copy(n, shape) for n in (PANEL, narrow))
+    copy_wide, copy_narrow = wide_and_narrow(shape, lambda n: _copy(n, shape))
 
     @inner
     def pack(weights, packed, H, K):

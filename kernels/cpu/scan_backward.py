@@ -13,6 +13,7 @@ gradients once a chunk where they do not fit.
 from . import target
 from .chunk_gradients import gradients_of_weights, gradients_of_x
 from .crew import functions as crew_parts
+from .gradient_product import gradient_product
 from .inner import inner
 from .layout import PANEL, layout, wide_panels
 from .layout import steps as chunk_steps
@@ -55,14 +56,10 @@ def build(cell, size, stored):
     units, tile, W, narrow = shape.slab_units, target.current().rows(PANEL), shape.lanes, shape.narrow
     row_bytes, gate_row, columns = stored * shape.gradient_row, size * shape.gate_row, shape.wide
     (rows_of, chunk_of, _), (join, meet), length_of = step_parts(), crew_parts(), inner(chunk_steps)
-    take_step, into_x, into_weights = step_gradients(cell, shape), gradients_of_x(shape), gradients_of_weights(shape)
-    wide_of, per_lane = inner(wide_panels), shape.per_lane
-
-    @inner
-    def share_of(count, tile, member, together):
-        """A member's part of `count` things, in whole tiles but for the last."""
-        first, last = count // tile * member // together, count // tile * (member + 1) // together
-        return tile * first, count if member == together - 1 else tile * last
+    multiply = gradient_product(shape)
+    take_step, into_x = step_gradients(cell, shape, multiply), gradients_of_x(shape, multiply)
+    into_weights = gradients_of_weights(shape)
+    wide_of, share_of, per_lane = inner(wide_panels), inner(_share_of), shape.per_lane
 
     @inner
     def scan(
@@ -92,29 +89,30 @@ def build(cell, size, stored):
                 later = gradients + row_bytes * slabs * length * B - parity
                 later += row_bytes * (rows_of(steps, end, T, B)[1] - later_low)
             saved = gates + gate_row * slabs * low * all_chunks
-            for t in range(end - 1, t0 - 2 if t0 == 0 else t0 - 1, -1):  # to step -1: what arrives at h_0 and c_0
+            stop = t0 - 1 if t0 else -2  # to step -1: what arrives at h_0 and c_0
+            for t in range(end - 1, stop, -1):
                 own_rows = share_of(B, tile, member, together) if by_rows else (0, B)
                 share = (0, panels) if by_rows else share_of(panels, 1, member, together)
-                memory = (later, later_rows, w_hh, sums, saved, here, low, rows)
-                take_step(t, share, own_rows, wide, (steps, marks, T, B, H), memory, places)
+                scratch = (later, later_rows, w_hh, sums, saved, here, low, rows)
+                take_step(t, share, own_rows, wide, (steps, marks, T, B, H), scratch, places)
                 later, later_rows = here + row_bytes * (rows_of(steps, t, T, B)[1] - low), rows
-                if crew and not by_rows:
+                if crew and (not by_rows or t == stop + 1):
                     together = meet(crew, member, together, meetings)
                     meetings += 1
                     if together == 0:
                         return
-            if crew and by_rows:
-                together = meet(crew, member, together, meetings)
-                meetings += 1
-                if together == 0:
-                    return
             where = (steps, marks, t0, end - t0, T, B, I, H, low, rows)
             if dx:
                 own_rows = share_of(rows, tile, member, together)
                 into_x(here, w_ih, sums, (dx, dx_time, dx_row, dx_add), where, own_rows)
             if dw_ih:
-                share = share_of(slabs, 1, member, together)
-                outputs = (dw_ih, dw_hh, db_ih, db_hh)
+                share, outputs = share_of(slabs, 1, member, together), (dw_ih, dw_hh, db_ih, db_hh)
                 into_weights(here, packed, paired, (x, x_time, x_row), hs, outputs, where, end == T, share)
 
     return scan
+
+
+def _share_of(count, tile, member, together):
+    """A member's part of `count` things, in whole tiles but for the last."""
+    first, last = count // tile * member // together, count // tile * (member + 1) // together
+    return tile * first, count if member == together - 1 else tile * last

@@ -9,9 +9,9 @@ Operations: 2 B G H H a step.
 """
 
 from ..cells import CELLS
-from .gradient_product import gradient_product
+from .gradient_product import segments_of, wide_and_narrow
 from .inner import inner
-from .layout import PANEL, panel_start
+from .layout import panel_start
 from .memory import integers
 from .parts import load_part, store_part
 from .primitives import on_vectors
@@ -20,15 +20,15 @@ from .tiles import add, load, tile_op, zeros
 from .vector import select
 
 
-def step_gradients(cell, shape):
-    """A function that takes step t back in a share of the panels and of the rows. wide: of the panels, as in layout.py;
-    places: the arguments of `scan_backward` by what they are about."""
+def step_gradients(cell, shape, multiply):
+    """A function that takes step t back in a share of the panels and of the rows. multiply: the `gradient_product`;
+    wide: of the panels, as in layout.py; places: the arguments of `scan_backward` by what they are about."""
+    segments = segments_of(shape, shape.u_slots)
     size, stored, W, blocks = shape.size, shape.stored, shape.lanes, shape.blocks
     gate_row, gradient_row = size * shape.gate_row, stored * shape.gradient_row
     (rows_of, _, marks_of), start_of = step_parts(), inner(panel_start)
-    multiply = gradient_product(shape, shape.u_slots)
-    arrive_wide, arrive_narrow = (_arrive(shape, n, CELLS[cell].states == 2) for n in (PANEL, shape.narrow))
-    back_wide, back_narrow = (_step(shape, n, _cell_op(cell, shape, n)) for n in (PANEL, shape.narrow))
+    arrive_wide, arrive_narrow = wide_and_narrow(shape, lambda n: _arrive(shape, n, CELLS[cell].states == 2))
+    back_wide, back_narrow = wide_and_narrow(shape, lambda n: _step(shape, n, _cell_op(cell, shape, n)))
 
     @inner
     def run(t, share, own_rows, wide, where, memory, places):
@@ -48,7 +48,7 @@ def step_gradients(cell, shape):
         for panel in range(share[0], share[1]):
             start = start_of(panel, wide)
             slab, unit, left = start // blocks, W * start, H - W * start
-            multiply(panel, wide, (first, min(last, live_later), B), (later, later_rows, H, w_hh), sums)
+            multiply(panel, wide, (first, min(last, live_later), B), (later, later_rows, H, w_hh), segments, sums)
             memories = (own_saved + saved_slab * slab, saved_slab), (own_out + out_slab * slab, out_slab)
             lives, edge = (live, live_later, mark_later), (mark, live_before, unit, H, left)
             if panel < wide:

@@ -12,14 +12,15 @@ from .tiles import add, prefetch, tile_op, zeros
 _BLOCK = 64  # terms summed in one go (see product.BLOCK): torch adds the weights' gradients step by step
 
 
-def into_weights(shape, slots):
-    """dW (gates * H, N) (+)= D^T panels, for a range of slabs. A last panel of few columns has tiles half as wide."""
+def into_weights(shape):
+    """dW (gates * H, N) (+)= D^T panels, of D the given slots, for a range of slabs. A last panel of few columns has
+    tiles half as wide."""
     size, W, blocks, units, row_slots = shape.size, shape.lanes, shape.blocks, shape.slab_units, shape.slots
     wide = shape.wide
     tile, narrow = _weights_tile(WIDE, shape), _weights_tile(1, shape)
 
     @inner
-    def run(gradients, slab_bytes, terms, panels, dw, N, H, first_chunk, slab_range):
+    def run(gradients, slots, slab_bytes, terms, panels, dw, N, H, first_chunk, slab_range):
         for slab in range(slab_range[0], slab_range[1]):
             for column in range(0, N, wide):
                 b = panels + size * terms * column

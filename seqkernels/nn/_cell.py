@@ -50,7 +50,8 @@ class Cell(Served):
             ends = _ops.recorded_step(self._cell, x, *states, *[None] * (2 - len(states)), weights)
         else:
             h, c = (*(s.unsqueeze(0).contiguous() for s in states), None)[:2]
-            ends = [s if s is None else s[0] for s in scan(self._cell, x.unsqueeze(0), h, c, weights, False)[1:]]
+            _, *ends = scan(self._cell, x.unsqueeze(0), h, c, weights, False)
+            ends = [s[0] for s in ends[: len(states)]]
         ends = [s if batched else s[0] for s in ends[: len(states)]]
         return tuple(ends) if self._has_c else ends[0]
 

@@ -42,8 +42,8 @@ def run(kernel, calls):
 
 def run_led(kernel, leader, members, dismiss):
     """Call the kernel with leader, a tuple of integers, and with members beside it, each in a thread of its own; return
-    when none runs any more. Those that come to run after the leader find that out themselves; dismiss is called before
-    anything is raised."""
+    when none runs any more. Those that come to run after the leader find that out themselves; dismiss is called if it
+    is interrupted, before that is raised."""
     if _openmp() is not None and not _forked:
         _run_region(kernel, [leader, *members], 1 + len(members))
         return
@@ -55,8 +55,10 @@ def run_led(kernel, leader, members, dismiss):
         except RuntimeError:  # the interpreter is ending and takes no more work
             pass
         kernel(*leader)
-    finally:
+    except BaseException:  # not else: a member may have the leader's last word still to read, and work to do
         dismiss()
+        raise
+    finally:
         _wait([future for future in futures if not future.cancel()])
 
 
