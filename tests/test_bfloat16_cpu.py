@@ -48,18 +48,50 @@ def test_forward_agrees(cell, shape):
     assert all(value.dtype == torch.bfloat16 for value in ours.values())
 
 
-@pytest.mark.parametrize("cell", ("lstm", "gru"))
-def test_gradients_agree(cell):
-    problem = Problem(cell, SHAPES["odd"], torch.bfloat16)
+@pytest.mark.parametrize("cell", ("lstm", *(pytest.param(c, marks=pytest.mark.slow) for c in ("gru", "rnn_tanh"))))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gradients_agree(cell, shape):
+    check_gradients(cell, shape)
+
+
+@pytest.mark.slow
+def test_gradients_agree_where_the_gates_are_made_anew():
+    for shape in SHAPES.values():
+        check_gradients("lstm", shape, recompute=True)
+
+
+def check_gradients(cell, shape, **options):
+    problem = Problem(cell, shape, torch.bfloat16)
     given = cell, problem.x, problem.h, problem.c, problem.weights
-    *outputs, states, gates = scan_cpu.forward(*given, problem.batch_first, True)
-    assert states.dtype == gates.dtype == torch.float32
+    *outputs, states, gates = scan_cpu.forward(*given, problem.batch_first, True, **options)
+    assert states.dtype == torch.float32 and (gates is None) == bool(options)
     upstream = problem.dy, problem.dh, problem.dc
     *gradients, dweights = scan_cpu.backward(
         cell, *upstream, *given[1:], states, gates, problem.batch_first, True, True
     )
     ours = problem.named(outputs, (*gradients, *dweights))
     assert_agree(ours, problem.by_reference(torch.float64), problem.by_reference(torch.bfloat16))
+
+
+@pytest.mark.parametrize("ended", (False, True))
+def test_ragged_gradients_agree_with_those_of_rows_alone(ended):
+    """Rows of a batch that end apart, in both directions, against each row by itself."""
+    module = nn.LSTM(9, 33, bidirectional=True, dtype=torch.bfloat16)
+    lengths = [7, 7, 4, 3, 1] if ended else [5] * 5
+    rows = [torch.randn(n, 9).bfloat16().requires_grad_() for n in lengths]
+    packed = torch.nn.utils.rnn.pack_sequence(rows)
+    y, _ = module(packed)
+    upstream = torch.nn.utils.rnn.pack_sequence([torch.randn(n, 66).bfloat16() for n in lengths])
+    together = torch.autograd.grad(y.data, [*rows, *module.parameters()], upstream.data)
+    given, _ = torch.nn.utils.rnn.pad_packed_sequence(upstream)
+    alone = [torch.zeros_like(t, dtype=torch.float32) for t in together]
+    for i, (row, n) in enumerate(zip(rows, lengths)):
+        out, _ = module(row.unsqueeze(1))
+        made = torch.autograd.grad(out, [row, *module.parameters()], given[:n, i : i + 1])
+        for total, gradient in zip((alone[i], *alone[len(rows) :]), made):
+            total += gradient
+    for mine, wanted in zip(together, alone):
+        torch.testing.assert_close(mine.float(), wanted, rtol=0, atol=2.0**-6 * wanted.abs().max().item())
 
 
 def test_c_is_kept_in_float32_over_time():
