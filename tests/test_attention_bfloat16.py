@@ -5,16 +5,13 @@ scores, and the results, of which the output goes into the gradients.
 """
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+import without_dots
 from attention_cases import SIZES, added, partly_blind
 from seqkernels.kernels.cpu import target
 from test_attention import LENGTHS, MASKS
-from test_bfloat16_cpu import AVX512, WITHOUT
-from test_target import AVX2
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
 from seqkernels import dropout
@@ -227,20 +224,6 @@ def test_the_bits_do_not_depend_on_the_threads(B, N, heads, T, p, causal):
         assert all(map(torch.equal, by_kernels(*given), alone))
 
 
-@pytest.mark.skipif(target.current().triple.split("-")[0] != "x86_64", reason="these are x86-64 instruction sets")
-@pytest.mark.parametrize(
-    "features, chosen",
-    (
-        (AVX2, "grouped_heads"),
-        pytest.param(AVX2, "not without", marks=pytest.mark.slow),
-        pytest.param(AVX512, "not without", marks=pytest.mark.slow),
-    ),
-    ids=("avx2", "avx2 the rest", "avx512 without the instruction"),
-)
+@without_dots.features_and_tests("grouped_heads", "not without", "not without")
 def test_without_the_instruction(features, chosen, kernel_environment):
-    if features is AVX512 and target.current().name != "AVX-512":
-        pytest.skip("this CPU has no AVX-512")
-    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", "-k", chosen, __file__]
-    environment = {**kernel_environment, **features}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    without_dots.run(__file__, features, chosen, kernel_environment)

@@ -1,16 +1,12 @@
 """bfloat16 on a CPU, stored in two bytes and computed in float32, with the CPU's own instruction and without."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+import without_dots
 from agreement import assert_agree
 from cell_cases import ALIKE
 from scan_problem import Problem
 from seqkernels.kernels.cells import CELLS
-from seqkernels.kernels.cpu import target
-from test_target import AVX2
 
 from seqkernels import Stream, nn
 from seqkernels.ops import attention_cpu, scan_cpu
@@ -23,17 +19,6 @@ SHAPES = {
     "blocks": (20, 40, 65, 130, 1, True, True),
     "deep": (2, 7, 601, 530, 1, False, False),
 }
-AVX512 = {
-    "NUMBA_CPU_NAME": "skylake-avx512",
-    "NUMBA_CPU_FEATURES": AVX2["NUMBA_CPU_FEATURES"] + ",+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512cd",
-}
-
-WITHOUT = """
-import sys, pytest
-from seqkernels.kernels.cpu import target
-assert not target.current().dots_bfloat16
-sys.exit(pytest.main(sys.argv[1:]))
-"""
 
 
 @pytest.mark.parametrize("cell", [pytest.param(c, marks=pytest.mark.slow if c in ALIKE else ()) for c in CELLS])
@@ -176,20 +161,10 @@ def test_attention_agrees(T, S, D, Dv, heads):
     assert error <= max(2 * (theirs - exact).abs().max(), 2.0**-8 * exact.abs().max())
 
 
-@pytest.mark.skipif(target.current().triple.split("-")[0] != "x86_64", reason="these are x86-64 instruction sets")
-@pytest.mark.parametrize(
-    "features, chosen",
-    (
-        (AVX2, "test_forward_agrees and lstm or rounding"),
-        pytest.param(AVX2, "test_forward_agrees and gru or nan_and or attention_agrees", marks=pytest.mark.slow),
-        pytest.param(AVX512, "test_forward_agrees and lstm or rounding or attention_agrees", marks=pytest.mark.slow),
-    ),
-    ids=("avx2", "avx2 the rest", "avx512 without the instruction"),
+@without_dots.features_and_tests(
+    "test_forward_agrees and lstm or rounding",
+    "test_forward_agrees and gru or nan_and or attention_agrees",
+    "test_forward_agrees and lstm or rounding or attention_agrees",
 )
 def test_without_the_instruction(features, chosen, kernel_environment):
-    if features is AVX512 and target.current().name != "AVX-512":
-        pytest.skip("this CPU has no AVX-512")
-    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", "-k", chosen, __file__]
-    environment = {**kernel_environment, **features}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    without_dots.run(__file__, features, chosen, kernel_environment)
