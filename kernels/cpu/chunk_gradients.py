@@ -25,12 +25,13 @@ def gradients_of_x(shape, multiply):
     write_wide, write_narrow = wide_and_narrow(shape, lambda n: _write_x(shape, rows_of, n))
 
     @inner
-    def run(gradients, w_ih, sums, place, where, own_rows):
+    def run(gradients, slab_rows, w_ih, sums, place, where, own_rows):
         dx, dx_time, dx_row, dx_add = place
-        _, _, _, _, _, _, I, H, _, rows = where
+        _, _, _, _, _, _, I, H, _, _ = where
         wide = wide_of(I, W, narrow)
         for panel in range(-(-I // (PANEL * W))):
-            multiply(panel, wide, (own_rows[0], own_rows[1], rows), (gradients, rows, H, w_ih), segments, sums)
+            operands = (gradients, slab_rows, H, w_ih)
+            multiply(panel, wide, (own_rows[0], own_rows[1], slab_rows), operands, segments, sums)
             column = W * start_of(panel, wide)
             here = (dx + stored * column, dx_time, dx_row)
             if panel < wide:
@@ -44,7 +45,8 @@ def gradients_of_x(shape, multiply):
 def gradients_of_weights(shape):
     """A function that adds a chunk's to a range of slabs of the weights' and biases' gradients, or writes them.
 
-    panels: scratch for the rows of x or h; paired: for those of the slabs' gradients, where terms are pairs of rows.
+    slab_rows: how many a slab's gradients take; panels: scratch for the rows of x or h; paired: for those of the slabs'
+    gradients, where terms are pairs of rows.
     """
     rows_of, _, marks_of = step_parts()
     multiply, x_slots, u_slots = into_weights(shape), shape.x_slots, shape.u_slots
@@ -54,21 +56,21 @@ def gradients_of_weights(shape):
     term_bytes = row_bytes * together
 
     @inner
-    def run(gradients, panels, paired, inputs, hs, outputs, where, first_chunk, slab_range):
+    def run(gradients, slab_rows, panels, paired, inputs, hs, outputs, where, first_chunk, slab_range):
         dw_ih, dw_hh, db_ih, db_hh = outputs
         _, _, _, _, _, _, I, H, _, rows = where
-        terms, operands = -(-rows // together), gradients
+        terms, operands, slab_terms = -(-rows // together), gradients, slab_rows
         if db_ih:
-            biases(gradients, row_bytes * rows, rows, db_ih, db_hh, H, first_chunk, slab_range)
+            biases(gradients, row_bytes * slab_rows, rows, db_ih, db_hh, H, first_chunk, slab_range)
         if together > 1:
-            operands = paired
+            operands, slab_terms = paired, terms
             for slab in range(slab_range[0], slab_range[1]):
-                source, target = gradients + row_bytes * rows * slab, paired + term_bytes * terms * slab
+                source, target = gradients + row_bytes * slab_rows * slab, paired + term_bytes * terms * slab
                 pair(source, gradient_row, rows, gradient_row, target, gradient_row)
         pack(inputs, where, I, panels)
-        multiply(operands, x_slots, term_bytes * terms, terms, panels, dw_ih, I, H, first_chunk, slab_range)
+        multiply(operands, x_slots, term_bytes * slab_terms, terms, panels, dw_ih, I, H, first_chunk, slab_range)
         pack_before(hs, where, H, panels)
-        multiply(operands, u_slots, term_bytes * terms, terms, panels, dw_hh, H, H, first_chunk, slab_range)
+        multiply(operands, u_slots, term_bytes * slab_terms, terms, panels, dw_hh, H, H, first_chunk, slab_range)
 
     return run
 

@@ -117,6 +117,19 @@ def panel_start(panel, wide):
     return PANEL * panel - max(0, panel - wide)
 
 
+def row_scratch(shape):
+    """A function (rows, I, H): lanes of scratch memory for so many rows of a chunk backward, for the sums of a panel,
+    for rows of x or h, packed, and for gate gradients in pairs."""
+    panel, wide, together, units = shape.panel_columns, shape.wide, shape.per_lane, shape.slab_units
+    row = shape.gradient_row if together > 1 else 0
+
+    def lanes(rows, I, H):
+        terms = -(-rows // together)
+        return panel * rows, wide * terms * -(-max(I, H) // wide), row * terms * -(-H // units)
+
+    return lanes
+
+
 def steps(B):
     """Whole time steps in a chunk of a batch of B rows."""
     return max(1, _CHUNK_ROWS // B)

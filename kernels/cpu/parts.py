@@ -8,14 +8,15 @@ from .tiles import tile_op
 from .vector import I32, I64, Int, call
 
 
-def _masks(frame, rows, columns):
-    """A mask for every vector of the tile: inside `rows` rows and `columns` columns."""
-    builder = frame.builder
+def _places(frame, size):
+    """(row, vector, address, mask) of every vector of a tile at p, of elements of `size` bytes: inside `rows` rows and
+    `columns` columns. The frame's integers: p, stride, rows, columns."""
+    builder, (p, stride, rows, columns) = frame.builder, frame.integers
     for i in range(frame.m):
         inside = builder.icmp_signed("<", I64(i), rows.value)
         left = Int(builder, builder.select(inside, columns.value, I64(0)))
         for j in range(frame.n):
-            yield i, j, frame.below(left - j * frame.width)
+            yield i, j, p + stride * (i * size) + j * frame.width * size, frame.below(left - j * frame.width)
 
 
 def part_loader(stored=None):
@@ -24,10 +25,8 @@ def part_loader(stored=None):
     @tile_op
     def load_part(frame):
         """(tile, (p, stride, rows, columns)) -> the tile at p; outside rows and columns nothing is read: zeros."""
-        p, stride, rows, columns = frame.integers
-        size = stored or frame.lanes.size
-        for i, j, mask in _masks(frame, rows, columns):
-            frame.tile[i][j] = frame.load(p + stride * (i * size) + j * frame.width * size, mask, stored)
+        for i, j, place, mask in _places(frame, stored or frame.lanes.size):
+            frame.tile[i][j] = frame.load(place, mask, stored)
 
     return load_part
 
@@ -38,10 +37,8 @@ def part_storer(stored=None):
     @tile_op
     def store_part(frame):
         """(tile, (p, stride, rows, columns)): write the tile at p, nothing outside rows and columns."""
-        p, stride, rows, columns = frame.integers
-        size = stored or frame.lanes.size
-        for i, j, mask in _masks(frame, rows, columns):
-            frame.store(frame.tile[i][j], p + stride * (i * size) + j * frame.width * size, mask, stored)
+        for i, j, place, mask in _places(frame, stored or frame.lanes.size):
+            frame.store(frame.tile[i][j], place, mask, stored)
 
     return store_part
 

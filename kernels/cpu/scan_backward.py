@@ -15,7 +15,7 @@ from .chunk_gradients import gradients_of_weights, gradients_of_x
 from .crew import functions as crew_parts
 from .gradient_product import gradient_product
 from .inner import inner
-from .layout import PANEL, layout, wide_panels
+from .layout import PANEL, layout, row_scratch, wide_panels
 from .layout import steps as chunk_steps
 from .step_gradients import step_gradients
 from .steps import step_parts
@@ -37,9 +37,8 @@ ARGUMENTS = (
     *("dw_ih", "dw_hh"),  # (G H, I), (G H, H) contiguous; 0: not wanted
     *("db_ih", "db_hh"),  # (G H,) each; 0: not wanted
     "gradients",  # scratch for the gate gradients of two chunks, as it is from one call to the next
-    "sums",  # scratch for PANEL W columns of a chunk's rows, for each member of a crew
-    "packed",  # scratch for the rows of x or h of a chunk, packed, for each member
-    "paired",  # of bfloat16, scratch for the gate gradients of a chunk, packed, for each member
+    "slab_rows",  # rows that a slab of them takes, of a single chunk; 0: those of the chunk
+    *("sums", "packed", "paired"),  # scratch of each member of a crew, one after another (layout.row_scratch)
     *("T", "B", "I", "H"),
     *("first_chunk", "last_chunk"),  # the chunks to take, from last_chunk - 1 down
     *("steps", "marks"),  # steps.py; 0 for a dense scan
@@ -54,28 +53,29 @@ def build(cell, size, stored):
     """stored: bytes of an element of x, h and dy, `size` or 2, bfloat16, to which the gates' gradients are rounded."""
     shape = layout(cell, size, True, stored)
     units, tile, W, narrow = shape.slab_units, target.current().rows(PANEL), shape.lanes, shape.narrow
-    row_bytes, gate_row, columns = stored * shape.gradient_row, size * shape.gate_row, shape.wide
+    row_bytes, gate_row = stored * shape.gradient_row, size * shape.gate_row
     (rows_of, chunk_of, _), (join, meet), length_of = step_parts(), crew_parts(), inner(chunk_steps)
     multiply = gradient_product(shape)
     take_step, into_x = step_gradients(cell, shape, multiply), gradients_of_x(shape, multiply)
     into_weights = gradients_of_weights(shape)
-    wide_of, share_of, per_lane = inner(wide_panels), inner(_share_of), shape.per_lane
+    wide_of, share_of, scratch_of = inner(wide_panels), inner(_share_of), inner(row_scratch(shape))
 
     @inner
     def scan(
         dy, dy_time, dy_row, dy_last, x, x_time, x_row, h, h_time, h0, c0, c, c_time, gates, all_chunks, w_hh, w_ih,
-        direct_h, dc, dh0, dx, dx_time, dx_row, dx_add, dw_ih, dw_hh, db_ih, db_hh, gradients, sums, packed, paired,
-        T, B, I, H, first_chunk, last_chunk, steps, marks, reset_h, reset_c, dreset_h, dreset_c, by_rows, crew, leads
+        direct_h, dc, dh0, dx, dx_time, dx_row, dx_add, dw_ih, dw_hh, db_ih, db_hh, gradients, slab_rows, sums, packed,
+        paired, T, B, I, H, first_chunk, last_chunk, steps, marks, reset_h, reset_c, dreset_h, dreset_c, by_rows, crew,
+        leads
     ):  # fmt: skip
         member, together = join(crew, leads) if crew else (0, 1)
         if together == 0:
             return
         slabs, length, meetings = -(-H // units), min(T, length_of(B)), 0
         panels, wide = -(-H // (PANEL * W)), wide_of(H, W, narrow)
-        sums += size * PANEL * W * length * B * member
-        terms = -(-length * B // per_lane)
-        packed += size * columns * terms * -(-max(I, H) // columns) * member
-        paired += row_bytes * per_lane * terms * slabs * member
+        of_sums, of_packed, of_paired = scratch_of(length * B, I, H)
+        sums += size * of_sums * member
+        packed += size * of_packed * member
+        paired += size * of_paired * member
         hs, carried = (h, h_time, h0, reset_h), (direct_h, dc, dh0, dreset_h, dreset_c)
         places = (dy, dy_time, dy_row, dy_last), hs, (c, c_time, c0, reset_c), carried
         for chunk in range(last_chunk - 1, first_chunk - 1, -1):
@@ -83,7 +83,7 @@ def build(cell, size, stored):
             end = min(t0 + length, T)
             low, rows = chunk_of(steps, t0, end - t0, B)
             parity = row_bytes * slabs * length * B * (chunk % 2)
-            here, later, later_rows = gradients + parity, 0, 0
+            here, here_rows, later, later_rows = gradients + parity, slab_rows or rows, 0, 0
             if end < T:
                 later_low, later_rows = chunk_of(steps, end, min(length, T - end), B)
                 later = gradients + row_bytes * slabs * length * B - parity
@@ -93,9 +93,9 @@ def build(cell, size, stored):
             for t in range(end - 1, stop, -1):
                 own_rows = share_of(B, tile, member, together) if by_rows else (0, B)
                 share = (0, panels) if by_rows else share_of(panels, 1, member, together)
-                scratch = (later, later_rows, w_hh, sums, saved, here, low, rows)
+                scratch = (later, later_rows, w_hh, sums, saved, rows, here, here_rows, low)
                 take_step(t, share, own_rows, wide, (steps, marks, T, B, H), scratch, places)
-                later, later_rows = here + row_bytes * (rows_of(steps, t, T, B)[1] - low), rows
+                later, later_rows = here + row_bytes * (rows_of(steps, t, T, B)[1] - low), here_rows
                 if crew and (not by_rows or t == stop + 1):
                     together = meet(crew, member, together, meetings)
                     meetings += 1
@@ -104,10 +104,10 @@ def build(cell, size, stored):
             where = (steps, marks, t0, end - t0, T, B, I, H, low, rows)
             if dx:
                 own_rows = share_of(rows, tile, member, together)
-                into_x(here, w_ih, sums, (dx, dx_time, dx_row, dx_add), where, own_rows)
+                into_x(here, here_rows, w_ih, sums, (dx, dx_time, dx_row, dx_add), where, own_rows)
             if dw_ih:
                 share, outputs = share_of(slabs, 1, member, together), (dw_ih, dw_hh, db_ih, db_hh)
-                into_weights(here, packed, paired, (x, x_time, x_row), hs, outputs, where, end == T, share)
+                into_weights(here, here_rows, packed, paired, (x, x_time, x_row), hs, outputs, where, end == T, share)
 
     return scan
 

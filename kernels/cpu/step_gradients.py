@@ -33,7 +33,7 @@ def step_gradients(cell, shape, multiply):
     @inner
     def run(t, share, own_rows, wide, where, memory, places):
         (first, last), (steps, marks, T, B, H) = own_rows, where
-        later, later_rows, w_hh, sums, saved, here, low, rows = memory
+        later, later_rows, w_hh, sums, saved, saved_rows, here, here_rows, low = memory
         (dy, dy_time, dy_row, dy_last), (h, h_time, h0, reset_h), (c, c_time, c0, reset_c), carried = places
         direct_h, dc, _, _, _ = carried
         at, row, live, marked = rows_of(steps, t, T, B)
@@ -44,7 +44,7 @@ def step_gradients(cell, shape, multiply):
         befores = (h + stored * h_time * at_before, H, h0, reset_h), (c + size * c_time * at_before, H, c0, reset_c)
         afters = (h + stored * h_time * at, c + size * c_time * at)
         own_saved, own_out = saved + gate_row * (row - low), here + gradient_row * (row - low)
-        saved_slab, out_slab = gate_row * rows, gradient_row * rows
+        saved_slab, out_slab = gate_row * saved_rows, gradient_row * here_rows
         for panel in range(share[0], share[1]):
             start = start_of(panel, wide)
             slab, unit, left = start // blocks, W * start, H - W * start

@@ -18,13 +18,14 @@ def computed(dtype):
 
 @cache
 def compiled():
-    """kernel(name, **parameters) and its address, layout(cell, size, save, stored), steps(B), terms(K, size, stored),
-    rows(vectors), few_rows, region_header, and the module crew of `seqkernels.kernels.cpu`."""
+    """kernel(name, **parameters) and its address, layout(cell, size, save, stored), row_scratch(layout), steps(B),
+    terms(K, size, stored), rows(vectors), few_rows, region_header, and the module crew of `seqkernels.kernels.cpu`."""
     from seqkernels.kernels.cpu import crew, target
     from seqkernels.kernels.cpu.compile import address, kernel
-    from seqkernels.kernels.cpu.layout import FEW_ROWS, layout, steps, terms
+    from seqkernels.kernels.cpu.layout import FEW_ROWS, layout, row_scratch, steps, terms
     from seqkernels.kernels.cpu.region import HEADER
 
     rows = target.current().rows
-    sizes = {"layout": layout, "steps": steps, "terms": terms, "rows": rows, "few_rows": FEW_ROWS}
+    sizes = {"layout": layout, "row_scratch": row_scratch, "steps": steps, "terms": terms}
+    sizes |= {"rows": rows, "few_rows": FEW_ROWS}
     return SimpleNamespace(kernel=kernel, address=address, region_header=HEADER, crew=crew, **sizes)

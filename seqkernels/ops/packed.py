@@ -68,10 +68,10 @@ class Unmoved:
 class Kept:
     """The packed weights of a layer, and what tells whether they still hold.
 
-    checked: for the caller, what it knows of the weights.
+    checked: for the caller, what it knows of the weights; shared: a weak reference to their SharedWeights, or None.
     """
 
-    checked = None
+    checked = shared = None
 
     def __init__(self, cell, weights, form, key):
         self.cell, self.form, self.has_c = cell, form, CELLS[cell].states == 2

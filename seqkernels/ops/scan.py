@@ -69,19 +69,20 @@ def recorded(cell, x, h_0, c_0, weights, batch_first, recompute=False):
 
     Lists of tensors in an operator's autograd cost about 400 microseconds a training step.
     """
-    return _Recorded.apply(cell, batch_first, recompute, None, x, h_0, c_0, *weights)
+    return _Recorded.apply(cell, batch_first, recompute, None, None, None, x, h_0, c_0, *weights)
 
 
 def recorded_step(cell, x, h, c, weights):
     """(h', c') by `recorded`, from x (B, I), h and c (B, H): without the views that a scan of one step takes, each a
     node of autograd."""
-    return _Recorded.apply(cell, False, False, None, x, h, c, *weights)
+    return _Recorded.apply(cell, False, False, None, None, None, x, h, c, *weights)
 
 
-def recorded_by(plan, x, h_0, c_0, weights):
+def recorded_by(plan, shared, x, h_0, c_0, weights):
     """(y, h_n, c_n) as `recorded`, or `recorded_step` where x is (B, I) and y h_n, the forward being the plan's
-    (training_plan_cpu.py)."""
-    results = _Recorded.apply(plan.cell, plan.batch_first, False, plan, x, h_0, c_0, *weights)
+    (training_plan_cpu.py). shared: the weights' SharedWeights, or None."""
+    token = None if shared is None else shared.token
+    results = _Recorded.apply(plan.cell, plan.batch_first, False, plan, shared, token, x, h_0, c_0, *weights)
     return results if len(results) == 3 else (results[0], *results)
 
 
@@ -133,8 +134,9 @@ class _Recorded(torch.autograd.Function):
     """`seqkernels::scan` and its gradient as a node of autograd; of one step, (h', c'), where x is (B, I)."""
 
     @staticmethod
-    def forward(ctx, cell, batch_first, recompute, plan, x, h_0, c_0, *weights):
+    def forward(ctx, cell, batch_first, recompute, plan, shared, _, x, h_0, c_0, *weights):
         ctx.cell, ctx.batch_first, ctx.per_layer, ctx.steps = cell, batch_first, len(weights), x.dim() == 3
+        ctx.plan, ctx.shared = plan, shared
         if plan is not None:
             y, h_n, c_n, states, gates = plan.forward(x, h_0, c_0, weights)
         else:
@@ -148,14 +150,18 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *upstream):
+        needs = ctx.needs_input_grad[6], any(ctx.needs_input_grad[9:])
         # With create_graph the gradient is recorded in its turn: the operator knows how.
-        run = torch.ops.seqkernels.scan_backward if torch.is_grad_enabled() else trusted_backward
-        needs = ctx.needs_input_grad[4], any(ctx.needs_input_grad[7:])
+        records, none_given = torch.is_grad_enabled(), all(d is None for d in upstream)
+        if ctx.shared is not None and needs[1] and not records and not none_given:
+            gradients = ctx.plan.backward(ctx.shared, upstream, needs[0], *ctx.saved_tensors)
+            return *[None] * 6, *gradients, *[None] * ctx.per_layer
+        run = torch.ops.seqkernels.scan_backward if records else trusted_backward
         upstream = upstream if ctx.steps else (None, *_in_time(*upstream))
         dx, dh_0, dc_0, dweights, *_ = _gradients(ctx, *upstream, *needs, run)
         if not ctx.steps:
             dx, dh_0, dc_0 = (t if t is None else t.squeeze(0) for t in (dx, dh_0, dc_0))
-        return None, None, None, None, dx, dh_0, dc_0, *dweights
+        return *[None] * 6, dx, dh_0, dc_0, *dweights
 
 
 def _in_time(*tensors):

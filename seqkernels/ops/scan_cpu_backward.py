@@ -60,7 +60,7 @@ def _pack(cell, groups, d, operand):
     return pack_backward(cell, groups[d][operand == "h"], operand)
 
 
-class _Sizes:
+class Sizes:
     """What follows from the sizes of a direction's backward; `count` rows are computed."""
 
     def __init__(self, cell, dtype, T, B, I, H, count):
@@ -71,11 +71,9 @@ class _Sizes:
         self.kernel = compiled().kernel("scan_backward", cell=cell, size=size, stored=stored)
         self.operations = 4.0 * count * shape.gates * H * (I + H)
         self.members, self.patience = crews.members(B, shape, H, shape.panels(H)), crews.patience(shape, H)
-        terms, gradients = -(-rows // shape.per_lane), self.slabs * shape.gradient_row
-        packed = terms * -(-max(I, H) // shape.wide) * shape.wide
-        # Lanes of scratch memory: for the gates' gradients; then, for each member, for sums, packed rows and pairs.
-        self.shared = 2 * rows * gradients
-        self.each = (rows * shape.panel_columns, packed, terms * gradients if shape.per_lane > 1 else 0)
+        # Lanes of scratch memory: for the gates' gradients; then for each member.
+        self.shared = 2 * rows * self.slabs * shape.gradient_row
+        self.each = compiled().row_scratch(shape)(rows, I, H)
 
     def split(self):
         """(threads for a chunk, members of the crew, 1 where they share a step's rows and not its panels)."""
@@ -83,10 +81,18 @@ class _Sizes:
         members = min(parts, self.members)
         return (parts, members, 0) if members > 1 else (parts, min(parts, compiled().crew.MOST), 1)
 
+    def run(self, arguments, members):
+        """The kernel with its arguments up to those of a crew, by so many threads."""
+        if members > 1:
+            crews.run(self.kernel, arguments, members, self.patience)
+        else:
+            self.kernel(*arguments, 0, 0)
+
 
 @lru_cache(maxsize=256)
-def _sizes(*given):
-    return _Sizes(*given)
+def sizes_of(*given):
+    """The Sizes."""
+    return Sizes(*given)
 
 
 class _Backward:
@@ -97,7 +103,7 @@ class _Backward:
     ):  # fmt: skip
         self.cell, self.d, self.weights, self.rows = cell, d, weights, rows
         self.T, self.B, self.I, self.H = rows.T, rows.B, x.shape[-1], h0.shape[2]
-        self.sizes = sizes = _sizes(cell, x.dtype, self.T, self.B, self.I, self.H, rows.count)
+        self.sizes = sizes = sizes_of(cell, x.dtype, self.T, self.B, self.I, self.H, rows.count)
         self.x, self.dx, self.needs_dw = x, dx, needs_dw
         self.h0, self.c0, self._dh0, self._dc = (address(t, d) for t in (h0, c0, dh0, dc))
         state = prod(rows.kept) * self.H  # elements of all steps
@@ -129,11 +135,9 @@ class _Backward:
         given, made = self._inputs(), self._outputs()
         for first, last, *gates in saved.ready(rest, parts):
             numbers = self.T, self.B, self.I, self.H, first, last
-            arguments = (*given, *gates, *made, *places, *numbers, *self.ragged, *self.resets, by_rows)
-            if members > 1:
-                crews.run(sizes.kernel, arguments, members, sizes.patience)
-            else:
-                sizes.kernel(*arguments, 0, 0)
+            scratch = places[0], 0, *places[1:]
+            arguments = (*given, *gates, *made, *scratch, *numbers, *self.ragged, *self.resets, by_rows)
+            sizes.run(arguments, members)
 
     def _inputs(self):
         step = self.rows.stride * self.H

@@ -11,6 +11,8 @@ from .plan_cpu import Known
 from .scan import recorded_by
 from .scan_cpu import Scan
 from .scan_rows import dense_offset
+from .shared_weights import SharedWeights
+from .step_backward_cpu import StepBackward
 from .workspace import leased, on_huge_pages
 
 _MOST = 4  # calls that a module keeps: the first step of a loop is unlike the others
@@ -51,7 +53,11 @@ class TrainingPlan(Known):
         self._states = CELLS[cell].states, D, T, B, H
         inputs = [dense_offset(T, *x_steps, dtype, d) for d in range(D)]
         outputs = [dense_offset(T, *y_steps, dtype, d, d * H) for d in range(D)]
-        packed = self._packed(tuple(weights.values()))
+        weights = tuple(weights.values())
+        kept = self._kept_of(weights)
+        packed = PackedWeights(cell, weights) if kept is None else kept.packed
+        # Of a single step that shares its weights with others.
+        self.backward = StepBackward(cell, dtype, B, x.shape[-1], H) if T == D == 1 and B * H else None
         self._scan = Scan.of(cell, packed, dtype, (T, B, x.shape[-1], H), inputs, outputs, True, None, True)
 
     def __call__(self, parameters, x, hx):
@@ -60,13 +66,16 @@ class TrainingPlan(Known):
         if given is None:
             return None
         h, c, weights = given
-        y, h_n, c_n = recorded_by(self, x, h, c if self._has_c else None, weights)
+        kept = self._kept_of(weights)
+        shared = None if kept is None or self.backward is None else SharedWeights.of(kept, weights)
+        y, h_n, c_n = recorded_by(self, shared, x, h, c if self._has_c else None, weights)
         end = (h_n, c_n) if self._has_c else h_n
         return end if self._y is None else (y, end)
 
     def forward(self, x, h, c, weights):
         """y, h_n, c_n, states and gates, as `scan_cpu.forward` with save; of a cell y is h_n."""
-        packed, wide = self._packed(weights), self._wide
+        kept, wide = self._kept, self._wide
+        packed = PackedWeights(self.cell, weights) if kept is None else kept.packed
         h_n, c = torch.empty_like(h), None if c is None else c.to(wide)
         c_n = None if c is None else torch.empty_like(c)
         y = h_n if self._y is None else on_huge_pages(torch.empty(self._y, dtype=self._dtype))
@@ -78,8 +87,8 @@ class TrainingPlan(Known):
         self._scan(packed, *starts, *ends, states.data_ptr(), gates.data_ptr())
         return y, h_n, None if c_n is None else c_n.to(self._dtype), states, gates
 
-    def _packed(self, weights):
+    def _kept_of(self, weights):
         kept = self._kept
         if kept is None or not kept.same(weights) or not kept.unchanged():
             kept = self._kept = kept_parameters(self.cell, weights, self._T)
-        return PackedWeights(self.cell, weights) if kept is None else kept.packed
+        return kept

@@ -1,0 +1,292 @@
+"""Loops over a cell, or over single steps of a module, whose weights' gradients are gathered: as torch's in whichever
+way autograd runs them."""
+
+import gc
+import weakref
+from threading import Thread
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from seqkernels import nn
+from seqkernels.ops.shared_weights import SharedWeights
+
+CELLS = ("RNNCell", "LSTMCell", "GRUCell")
+B = 3
+
+
+def make(kind, I=5, H=33, dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    ours, theirs = (getattr(library, kind)(I, H, dtype=dtype, **options) for library in (nn, torch.nn))
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def steps(T=7, batch=B, I=5, dtype=torch.float32):
+    torch.manual_seed(1)
+    return torch.randn(T, batch, I, dtype=dtype)
+
+
+def loop(cell, xs, state=None, take=lambda cell, x, state: cell(x, state)):
+    """A loss of all steps."""
+    total = 0
+    for x in xs:
+        state = take(cell, x, state)
+        total = total + sum(s.sin().sum() for s in (state if isinstance(state, tuple) else (state,)))
+    return total
+
+
+def gradients(cell, xs):
+    return torch.autograd.grad(loop(cell, xs), [*cell.parameters(), *([xs] if xs.requires_grad else [])])
+
+
+def close(mine, wanted, tolerance=1e-5):
+    for a, b in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("bias", (True, False))
+@pytest.mark.parametrize("batch", (1, 3, 40, 300))  # 4 and fewer steps of 40 rows are gathered, of 300 one
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_loop_agrees(kind, batch, bias):
+    ours, theirs = make(kind, bias=bias)
+    xs = steps(batch=batch).requires_grad_()
+    for _ in range(2):
+        close(gradients(ours, xs), gradients(theirs, xs))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_batches_may_shrink_and_grow(kind):
+    def take(cell, x, state):
+        rows = len(x)
+        if state is not None:
+            kept = [torch.cat((s, s, s))[:rows] for s in (state if isinstance(state, tuple) else (state,))]
+            state = tuple(kept) if len(kept) > 1 else kept[0]
+        return cell(x, state)
+
+    ours, theirs = make(kind)
+    sizes = (200, 100, 7, 20, 60, 150, 1, 1)
+    results = []
+    for cell in (ours, ours, theirs):
+        loss = loop(cell, [x[:rows] for x, rows in zip(steps(len(sizes), 200), sizes)], take=take)
+        results.append(torch.autograd.grad(loss, list(cell.parameters())))
+    close(results[0], results[2])
+    close(results[1], results[2])
+
+
+@pytest.mark.parametrize("batch_first", (False, True))
+@pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))
+def test_single_steps_of_a_module_agree(kind, batch_first):
+    def run(module, last_only):
+        state, total = None, 0
+        for x in steps().requires_grad_():
+            y, state = module(x.unsqueeze(int(batch_first)), state)
+            total = total + y.sin().sum()  # of y alone; in the end of the state as well
+        states = state if isinstance(state, tuple) else (state,)
+        total = (0 if last_only else total) + sum(s.cos().sum() for s in states)
+        return torch.autograd.grad(total, list(module.parameters()))
+
+    ours, theirs = make(kind, batch_first=batch_first)
+    for last_only in (False, True):
+        for _ in range(2):
+            close(run(ours, last_only), run(theirs, last_only))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_bfloat16(kind):
+    ours, theirs = make(kind, dtype=torch.bfloat16)
+    xs = steps(5, 41, dtype=torch.bfloat16)
+    exact = [g.float() for g in gradients(theirs.float(), xs.float())]
+    for a, b in zip(gradients(ours, xs), exact):
+        assert a.dtype == torch.bfloat16
+        assert (a.float() - b).norm() < 0.01 * b.norm()
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_an_input_that_is_not_dense(kind):
+    ours, theirs = make(kind)
+    wide = steps(I=10)
+    for xs in (wide[..., :5], steps(batch=5).transpose(1, 2).contiguous().transpose(1, 2)):
+        close(gradients(ours, xs), gradients(theirs, xs))
+
+
+def test_backward_twice_through_one_graph():
+    ours, theirs = make("LSTMCell")
+    results = []
+    for cell in (ours, theirs):
+        loss = loop(cell, steps())
+        parameters = list(cell.parameters())
+        first = torch.autograd.grad(loss, parameters, retain_graph=True)
+        results.append((*first, *torch.autograd.grad(2 * loss, parameters)))
+    close(*results)
+
+
+def test_losses_of_one_graph_one_after_another():
+    """Truncated in the user's way: the steps before are shared by two backward passes."""
+    results = []
+    for cell in make("GRUCell"):
+        xs = steps()
+        h = cell(xs[0])
+        first = loop(cell, xs[1:4], h)
+        second = loop(cell, xs[4:], h)
+        first.backward(retain_graph=True)
+        second.backward()
+        results.append([p.grad for p in cell.parameters()])
+    close(*results)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_what_is_asked_for_alone(kind):
+    ours, theirs = make(kind)
+    xs = steps().requires_grad_()
+    results = []
+    for cell in (ours, theirs):
+        weight = [p for name, p in cell.named_parameters() if name == "weight_hh"]
+        alone = torch.autograd.grad(loop(cell, xs), xs)
+        results.append((*alone, *torch.autograd.grad(loop(cell, xs), weight)))
+    close(*results)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_second_gradients(kind):
+    ours, theirs = make(kind, dtype=torch.float64)
+    xs = steps(3, dtype=torch.float64).requires_grad_()
+    results = []
+    for cell in (ours, theirs):
+        parameters = list(cell.parameters())
+        loss = loop(cell, xs)
+        firsts = torch.autograd.grad(loss, [*parameters, xs], create_graph=True)
+        results.append((*firsts, *torch.autograd.grad(sum(g.square().sum() for g in firsts), [*parameters, xs])))
+    close(*results, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("kind", ("LSTMCell",))
+def test_frozen_weights(kind):
+    ours, theirs = make(kind)
+    xs = steps()
+    for name in ("weight_ih", "bias_hh"):
+        for cell in (ours, theirs):
+            loop(cell, xs).backward()
+            getattr(cell, name).requires_grad_(False)
+    for cell in (ours, theirs):
+        loop(cell, xs).backward()
+        cell.requires_grad_(True)
+        loop(cell, xs).backward()
+    close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+
+
+def test_training_steps_in_place():
+    ours, theirs = make("GRUCell")
+    xs = steps()
+    for cell in (ours, theirs):
+        optimizer = torch.optim.SGD(cell.parameters(), lr=0.05)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loop(cell, xs).backward()
+            optimizer.step()
+    close(list(ours.parameters()), list(theirs.parameters()))
+
+
+def test_a_weight_changed_before_the_backward_is_refused():
+    for cell in make("LSTMCell"):
+        loss = loop(cell, steps())
+        with torch.no_grad():
+            cell.weight_hh.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_a_backward_that_fails_half_way_leaves_nothing():
+    ours, theirs = make("LSTMCell")
+    xs = steps()
+
+    def fail(gradient):
+        raise ArithmeticError("half way")
+
+    h, c = ours(xs[0])
+    state, hook = (h, c), h.register_hook(fail)
+    loss = loop(ours, xs[1:], state)
+    with pytest.raises(ArithmeticError, match="half way"):
+        loss.backward(retain_graph=True)
+    hook.remove()
+    ours.zero_grad()
+    loop(ours, xs[1:], state).backward()
+    wanted = torch.autograd.grad(loop(theirs, xs[1:], theirs(xs[0])), list(theirs.parameters()))
+    close([p.grad for p in ours.parameters()], wanted)
+
+
+@pytest.mark.parametrize("use_reentrant", (False, True))
+def test_checkpoints(use_reentrant):
+    """A reentrant one runs a backward pass inside another."""
+
+    def run(cell, xs, h):
+        for x in xs:
+            h = cell(x, h)
+        return h
+
+    results = []
+    for cell in make("GRUCell"):
+        xs = steps().requires_grad_()
+        h = cell(xs[0])
+        for part in (xs[1:4], xs[4:]):
+            h = checkpoint(run, cell, part, h, use_reentrant=use_reentrant)
+            h = cell(part[0], h)
+        h.sin().sum().backward()
+        results.append([xs.grad, *(p.grad for p in cell.parameters())])
+    close(*results)
+
+
+def test_hooks_of_a_weight_see_the_sum_once():
+    ours, theirs = make("RNNCell")
+    seen = []
+    ours.weight_ih.register_hook(seen.append)
+    loop(ours, steps()).backward()
+    assert len(seen) == 1
+    close(seen, torch.autograd.grad(loop(theirs, steps()), [theirs.weight_ih]))
+
+
+def test_backward_passes_in_threads():
+    """Graphs of several threads that share the weights, run at once, and one more of all of them."""
+    ours, theirs = make("LSTMCell", 16, 64)
+    xs = torch.randn(8, 20, 4, 16)
+    losses = [loop(ours, x) for x in xs]
+    made = [None] * len(losses)
+
+    def run(i):
+        made[i] = torch.autograd.grad(losses[i], list(ours.parameters()), retain_graph=True)
+
+    threads = [Thread(target=run, args=(i,)) for i in range(len(losses))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for mine, x in zip(made, xs):
+        close(mine, torch.autograd.grad(loop(theirs, x), list(theirs.parameters())))
+    together = torch.autograd.grad(sum(losses), list(ours.parameters()))
+    close(together, torch.autograd.grad(sum(loop(theirs, x) for x in xs), list(theirs.parameters())))
+
+
+def test_steps_share_while_their_graph_lives(monkeypatch):
+    made = []
+    begin = SharedWeights.__init__
+    monkeypatch.setattr(
+        SharedWeights, "__init__", lambda self, *given: (made.append(weakref.ref(self)), begin(self, *given))[1]
+    )
+    ours, _ = make("LSTMCell")
+    loss = loop(ours, steps())
+    loop(ours, steps())
+    assert len(made) == 1 and made[0]() is not None
+    loss.backward()
+    weight = weakref.ref(ours.weight_hh)
+    del loss, ours
+    gc.collect()
+    assert made[0]() is None and weight() is None
+
+
+def test_no_rows_and_no_units():
+    for cell in make("LSTMCell"):
+        for _ in range(2):
+            loss = loop(cell, torch.empty(3, 0, 5))
+            loss.backward()
+        assert all(not p.grad.any() for p in cell.parameters())
