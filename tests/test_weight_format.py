@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import without_dots
 from agreement import assert_agree
 
 from seqkernels import Stream, nn
@@ -17,6 +18,8 @@ SHAPES = {
     "row": (70, 1, 33, 40, {"batch_first": True}),
     "step": (1, 2, 9, 70, {}),
     "wide": (1, 40, 30, 20, {}),
+    "long": (2, 2, 1100, 18, {}),  # more elements than rows are cut into digits at a time
+    "long step": (1, 1, 1030, 18, {}),
 }
 kinds = pytest.mark.parametrize("kind", ("LSTM", "GRU", pytest.param("RNN", marks=pytest.mark.slow)))
 forms = pytest.mark.parametrize("form", FORMS)
@@ -111,6 +114,45 @@ def test_rows_of_zeros_and_what_is_not_finite():
         module.weight_ih_l0[3, 1], module.weight_ih_l0[5, 0] = math.nan, math.inf
         y = module(torch.ones(1, 1, 3))[0][0, 0]
         assert y.isnan().nonzero().flatten().tolist() == [3, 5]
+
+
+@forms
+@pytest.mark.parametrize("B", (1, 2, 20))
+def test_rows_of_every_size(form, B):
+    """Rows of x of very different sizes beside each other, and very different elements in a row."""
+    module = nn.RNN(37, 20, nonlinearity="relu")
+    module.weight_format = form
+    theirs = copied(module, form)
+    theirs.nonlinearity = "relu"
+    theirs.mode = "RNN_RELU"
+    x = torch.randn(1, B, 37) * torch.logspace(-20, 20, B).reshape(1, B, 1)
+    x[..., ::5] *= 1e-3
+    x[..., 3] = 0
+    with torch.no_grad():
+        y, exact = module(x)[0], theirs.double()(x.double())[0]
+        bound = 1e-6 * (x.abs().amax(2, keepdim=True) + 1)
+        assert ((y - exact).abs() <= bound * 37).all()
+
+
+@forms
+def test_an_input_that_is_not_finite_touches_its_row_alone(form):
+    module = nn.LSTM(20, 33)
+    module.weight_format = form
+    x = torch.randn(3, 3, 20)
+    with torch.no_grad():
+        finite = module(x)[0]
+        x[1, 0, 7], x[1, 2, 19] = math.nan, -math.inf
+        y = module(x)[0]
+    assert y[1:, 0].isnan().all() and torch.equal(y[:, 1], finite[:, 1]) and torch.equal(y[0], finite[0])
+    if form == "bfloat16":
+        assert y[:, 2].isfinite().all()
+
+
+@without_dots.features_and_tests(
+    "not without and GRU and int8 and (odd or long)", "not without and GRU", "not without and not refused"
+)
+def test_without_the_instructions(features, chosen, kernel_environment):
+    without_dots.run(__file__, features, chosen, kernel_environment)
 
 
 def test_what_is_refused():

@@ -1,4 +1,5 @@
-"""Tests of bfloat16 run again for CPUs without its dot product, each in a process that compiles for such a one."""
+"""Tests of narrow elements run again for CPUs without dot products for them, each in a process that compiles for such
+a one."""
 
 import subprocess
 import sys
@@ -14,7 +15,7 @@ AVX512 = {
 _RUN = """
 import sys, pytest
 from seqkernels.kernels.cpu import target
-assert not target.current().dots_bfloat16
+assert not target.current().dots_bfloat16 and not target.current().dots_bytes
 sys.exit(pytest.main(sys.argv[1:]))
 """
 

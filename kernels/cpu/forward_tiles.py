@@ -26,15 +26,16 @@ def project_tile(m, shape):
 
     @inner
     def tile(row, arguments):
-        x, x_row, gates, I, w_ih, b_ih, scales = arguments
-        acc = product(m, n, size, stored, weight, x + stored * x_row * row, x_row, I, w_ih, w_ih)
-        store_gates(finish(acc, b_ih, scales), (gates + size * gate_row * row,))
+        x, x_row, gates, I, w_ih, b_ih, panels = arguments
+        acc = product(m, n, size, stored, weight, x + stored * x_row * row, x_row, I, w_ih, w_ih, b_ih + 2 * panels)
+        store_gates(finish(acc, b_ih, panels), (gates + size * gate_row * row,))
 
     return tile
 
 
 def finish_sums(shape):
-    """A function (sums, biases, scales): the sums, times a scale a column where weights are int8, plus the biases."""
+    """A function (sums, biases, panels): the sums, times a scale a column where weights are int8, plus the biases. The
+    scales are `panels` bytes behind the biases, the sums of the columns as many behind those."""
 
     @tile_op
     def scale(frame):
@@ -47,13 +48,13 @@ def finish_sums(shape):
     if shape.weight == INT8:
 
         @inner
-        def finish(acc, biases, scales):
-            return add(scale(acc, (scales,)), load(acc, biases, 0))
+        def finish(acc, biases, panels):
+            return add(scale(acc, (biases + panels,)), load(acc, biases, 0))
 
     else:
 
         @inner
-        def finish(acc, biases, scales):
+        def finish(acc, biases, panels):
             return add(acc, load(acc, biases, 0))
 
     return finish
@@ -63,21 +64,21 @@ def step_tile(m, shape, cell_op, c_size):
     """A function (row, arguments): m rows of one step in one slab, the product and `cell_op` on its registers. c_size:
     bytes of an element of c."""
     n, gate_row, size, stored, weight = shape.vectors, shape.gate_row, shape.size, shape.stored, shape.weight
-    lines = max(1, weight * n * shape.lanes // LINE)  # of a term's weights
+    lines = max(1, size * n * shape.lanes // LINE)  # of a term's weights
     count, finish = inner(terms), finish_sums(shape)
 
     @inner
     def tile(row, arguments):
         before, before_row, unit, weights, gates, y, y_row, h, h_row, c_before, c, H, left = arguments
-        w_hh, following, b_hh, scales = weights
+        w_hh, following, b_hh, panels = weights
         before = before + stored * before_row * row
-        share = LINE * count(H, size, stored) * (row // m)  # each tile asks for its part of what follows
+        share = LINE * count(H, size, weight) * (row // m)  # each tile asks for its part of what follows
         ahead = following + share if row < m * lines else w_hh
-        acc = product(m, n, size, stored, weight, before, before_row, H, w_hh, ahead)
+        acc = product(m, n, size, stored, weight, before, before_row, H, w_hh, ahead, b_hh + 2 * panels)
         c_row = c_size * H * row
         outputs = (y + stored * y_row * row, y_row, h + stored * h_row * row, h_row)
         states = (before + stored * unit, before_row, *outputs, c_before + c_row, c + c_row, H)
-        cell_op(finish(acc, b_hh, scales), (gates + size * gate_row * row, *states, left))
+        cell_op(finish(acc, b_hh, panels), (gates + size * gate_row * row, *states, left))
 
     return tile
 

@@ -41,7 +41,7 @@ class Layout:
     lanes: int
     size: int  # of a lane, an accumulator, a gate
     stored: int  # of an element of x and h, and of a gate's gradient
-    weight: int  # of what a lane reads of the forward weights at a term
+    weight: int  # of an element of the forward weights
 
     @property
     def vectors(self):
@@ -92,7 +92,7 @@ class Layout:
 
     def forward_weights(self, H, K):
         """Lanes of the packed forward weights of a (gates * H, K) matrix."""
-        return self.slabs(H) * terms(K, self.size, self.stored) * self.vectors * self.lanes
+        return self.slabs(H) * terms(K, self.size, self.weight) * self.vectors * self.lanes
 
     def backward_weights(self, H, columns):
         """Elements of the packed backward weights of a (gates * H, columns) matrix."""
@@ -100,9 +100,9 @@ class Layout:
         return vectors * self.lanes * self.slabs(H) * self.slab_units * self.gates
 
 
-def terms(K, size, stored):
-    """Terms of a product over K elements: pairs where two of them fill a lane."""
-    return -(-K * stored // size)
+def terms(K, size, weight):
+    """Terms of a product with K weights of `weight` bytes: as many as fill a lane make up one."""
+    return -(-K * weight // size)
 
 
 def wide_panels(columns, lanes, narrow):
@@ -157,5 +157,5 @@ def layout(cell, size, save, stored=None, weight=None):
         lanes=target.current().lanes(size),
         size=size,
         stored=stored or size,
-        weight=weight or size,
+        weight=weight or stored or size,
     )

@@ -5,13 +5,14 @@ Where both operands of a product are bfloat16, they are pairs of consecutive ter
 elsewhere the halves are widened, two integer operations a vector of weights and pair, and added one after the other.
 Both flush denormals.
 
-Narrow weights beside float32 rows are widened as they are loaded, one term after another.
+Narrow weights beside float32 rows are groups of consecutive terms in 32 bits as well, [group][n W][2 or 4]. They are
+widened, one after the other, or meet few rows as bytes (digits.py).
 """
 
 from llvmlite import ir
 
 from . import target
-from .vector import I8, I16, I32, I64, Vector, call, fma
+from .vector import I16, I32, I64, Vector, call, fma
 
 BFLOAT16, INT8 = 2, 1  # bytes
 
@@ -39,13 +40,6 @@ def load(builder, lanes, address, mask=None):
         name = f"llvm.masked.load.v{lanes.count}i16.p0"
         halves = call(builder, name, kind, pointer, I32(BFLOAT16), mask.value, zero)
     return _lower(builder, lanes, builder.zext(halves, lanes.ints))
-
-
-def load_integers(builder, lanes, address):
-    """A vector of int8 at an address as a Vector of floats."""
-    bytes_ = ir.VectorType(I8, lanes.count)
-    value = builder.load(builder.inttoptr(address, bytes_.as_pointer()), align=INT8)
-    return Vector(builder, lanes, builder.sitofp(builder.sext(value, lanes.ints), lanes.floats))
 
 
 def store(vector, address, mask=None):
@@ -140,10 +134,11 @@ def dot(x, y, total):
     return total.new(multiply(builder, lanes, total.value, *(builder.bitcast(v.value, lanes.ints) for v in (x, y))))
 
 
-def emit_pairs(builder, tile, values, a, stride, b, single=False):
+def emit_pairs(builder, tile, values, a, stride, b, only=None):
     """The tile's vectors `values` plus a pair of terms of a product: pairs at a (rows `stride` elements apart) times
-    the row of pairs at b. single: of a pair at a only the first is there, and read."""
-    lanes, half = tile.lanes, I16 if single else I32
+    the row of pairs at b. only: not None where of a pair at a only the first is there, and read."""
+    lanes, single = tile.lanes, only is not None
+    half = I16 if single else I32
     width = lanes.count * tile.size
     row = [_integers(builder, lanes, (b + j * width).value) for j in range(tile.n)]
     multiply = _dot if target.current().dots_bfloat16 else _widened
@@ -151,15 +146,49 @@ def emit_pairs(builder, tile, values, a, stride, b, single=False):
     for i in range(tile.m):
         pointer = builder.inttoptr((a + stride * (i * BFLOAT16)).value, half.as_pointer())
         pair = builder.load(pointer, align=BFLOAT16)
-        pair = _splat(builder, lanes, builder.zext(pair, I32) if single else pair)
+        pair = splat(builder, lanes, builder.zext(pair, I32) if single else pair)
         result += [multiply(builder, lanes, values[i * tile.n + j], pair, row[j]) for j in range(tile.n)]
     return result
+
+
+def emit_widened(builder, tile, values, a, stride, b, weight, only=None):
+    """The tile's vectors `values` plus a group of terms of a product: float32 at a (rows `stride` elements apart) times
+    the row of groups at b, of weights of `weight` bytes. only (i64): the one term of the group, the first at a."""
+    lanes = tile.lanes
+    row = [_integers(builder, lanes, (b + j * lanes.count * 4).value) for j in range(tile.n)]
+    for k in range(4 // weight if only is None else 1):
+        place = I32(k) if only is None else builder.trunc(only, I32)
+        wide = [_element(builder, lanes, groups, place, weight) for groups in row]
+        result = []
+        for i in range(tile.m):
+            pointer = builder.inttoptr((a + (stride * i + k) * 4).value, lanes.element.as_pointer())
+            factor = Vector(builder, lanes, splat(builder, lanes, builder.load(pointer, align=4)))
+            values_ = values[i * tile.n : (i + 1) * tile.n]
+            result += [fma(factor, w, Vector(builder, lanes, v)).value for w, v in zip(wide, values_)]
+        values = result
+    return values
+
+
+def _element(builder, lanes, groups, place, weight):
+    """The elements at a place (i32) of groups of weights, as a Vector of float32."""
+    bits = builder.shl(builder.sub(I32(4 // weight - 1), place), I32(3 + weight // 2))
+    upper = builder.shl(groups, splat(builder, lanes, bits))
+    if weight == BFLOAT16:
+        upper = builder.and_(upper, lanes.constant_int(-1 << 16))
+        return Vector(builder, lanes, builder.bitcast(upper, lanes.floats))
+    return Vector(builder, lanes, builder.sitofp(builder.ashr(upper, lanes.constant_int(24)), lanes.floats))
 
 
 def _dot(builder, lanes, acc, pair, row):
     pairs = ir.VectorType(_BFloat(), 2 * lanes.count)
     name = f"llvm.x86.avx512bf16.dpbf16ps.{lanes.count * 32}"
     return call(builder, name, lanes.floats, acc, builder.bitcast(pair, pairs), builder.bitcast(row, pairs))
+
+
+def dot_bytes(builder, lanes, acc, group, row):
+    """Sums of integers plus the products of groups of four bytes, those of `group` without a sign."""
+    name = f"llvm.x86.avx512.vpdpbusd.{lanes.count * 32}"
+    return call(builder, name, lanes.ints, acc, group, row)
 
 
 def _widened(builder, lanes, acc, pair, row):
@@ -178,6 +207,8 @@ def _integers(builder, lanes, address):
     return builder.load(builder.inttoptr(address, lanes.ints.as_pointer()), align=BFLOAT16)
 
 
-def _splat(builder, lanes, scalar):
-    one = builder.insert_element(ir.Constant(lanes.ints, ir.Undefined), scalar, I32(0))
-    return builder.shuffle_vector(one, ir.Constant(lanes.ints, ir.Undefined), lanes.constant_int(0))
+def splat(builder, lanes, scalar):
+    """A scalar of 32 bits in all lanes."""
+    empty = ir.Constant(ir.VectorType(scalar.type, lanes.count), ir.Undefined)
+    one = builder.insert_element(empty, scalar, I32(0))
+    return builder.shuffle_vector(one, empty, lanes.constant_int(0))

@@ -27,7 +27,7 @@ def _outer_pairs(single):
         def generate(context, builder, signature, arguments):
             array, *places = arguments
             values, places = unpack(builder, tile, array), [Int(builder, v) for v in places]
-            return pack(builder, tile, narrow.emit_pairs(builder, tile, values, *places, single=single))
+            return pack(builder, tile, narrow.emit_pairs(builder, tile, values, *places, only=single or None))
 
         return tile(tile, types.intp, types.intp, types.intp), generate
 

@@ -5,13 +5,15 @@ from functools import partial
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import narrow, target
+from . import digits, narrow, target
 from .inner import inner
+from .loops import in_blocks, loop
 from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
 from .vector import I64, Int
 
 _AHEAD = 256  # bytes: how far ahead a lone row asks for its weights; far ones get in the way of the processor's own
 LINE = 64  # bytes of a cache line
+_FEW = 2  # rows that meet weights of int8 as digits: for more, widened weights serve them all
 BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
 
 
@@ -26,9 +28,10 @@ def accumulator(pairs):
     @intrinsic
     def accumulate(typing, acc, a, stride, K, b, ahead):
         def generate(context, builder, signature, arguments):
-            array, *operands = arguments
-            row = acc.n * acc.lanes.count * acc.size
-            return pack(builder, acc, _emit_product(builder, acc, emit, row, unpack(builder, acc, array), *operands))
+            array, a, stride, K, b, ahead = arguments
+            a, stride, b, ahead = (Int(builder, v) for v in (a, stride, b, ahead))
+            values = unpack(builder, acc, array)
+            return pack(builder, acc, _emit_product(builder, acc, emit, acc.size, values, a, stride, K, b, ahead))
 
         return acc(acc, *[types.intp] * 5), generate
 
@@ -36,76 +39,108 @@ def accumulator(pairs):
 
 
 @intrinsic(prefer_literal=True)
-def product(typing, m, n, size, stored, weight, a, stride, K, b, ahead):
+def product(typing, m, n, size, stored, weight, a, stride, K, b, ahead, columns):
     """A tile of a times b, as in `accumulator`, summed in blocks of BLOCK terms. m, n, size, and the bytes of an
-    element of a and of what a lane reads of b at a term, are compile-time constants. A term is a pair where a is
-    bfloat16."""
+    element of a and of b are compile-time constants. A term is as many elements of b as fill a lane: a pair where a is
+    bfloat16, a group of narrow weights beside float32. columns: address of the sums of b's columns, of int8 weights."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
-    row = tile.n * tile.lanes.count * weight.literal_value
-    pairs = stored.literal_value == narrow.BFLOAT16
-    emit = narrow.emit_pairs if pairs else partial(emit_outer, weight=weight.literal_value)
+    row_bytes, weight_bytes = stored.literal_value, weight.literal_value
 
     def generate(context, builder, signature, arguments):
-        a, stride, count, b, ahead = arguments[5:]
-        K = builder.lshr(count, I64(1)) if pairs else count
-        zeros = [tile.lanes.constant(0.0)] * (tile.m * tile.n)
+        *places, columns = (Int(builder, v) for v in arguments[5:])
+        if weight_bytes == narrow.INT8 and tile.m <= _FEW and target.current().dots_bytes:
+            return pack(builder, tile, _by_bytes(builder, tile, *places, columns))
+        if row_bytes != weight_bytes:
+            emit = partial(narrow.emit_widened, weight=weight_bytes)
+        else:
+            emit = narrow.emit_pairs if row_bytes == narrow.BFLOAT16 else emit_outer
+        return pack(builder, tile, _of_terms(builder, tile, emit, row_bytes, tile.size // weight_bytes, *places))
 
-        def block(k, total):
-            left = builder.sub(K, k.value)
-            terms = builder.select(builder.icmp_signed("<", left, I64(BLOCK)), left, I64(BLOCK))
-            here = [(Int(builder, p) + k * bytes_).value for p, bytes_ in ((a, tile.size), (b, row), (ahead, LINE))]
-            sums = _emit_product(builder, tile, emit, row, zeros, here[0], stride, terms, *here[1:])
-            return _sum(builder, total, sums)
-
-        def lone(_, total):
-            places = (Int(builder, a) + Int(builder, K) * tile.size, Int(builder, stride))
-            return emit(builder, tile, total, *places, Int(builder, b) + Int(builder, K) * row, single=True)
-
-        total = _loop(builder, 0, K, BLOCK, zeros, block)
-        if pairs:
-            total = _loop(builder, 0, builder.and_(count, I64(1)), 1, total, lone)
-        return pack(builder, tile, total)
-
-    return tile(m, n, size, stored, weight, *[types.intp] * 5), generate
+    return tile(m, n, size, stored, weight, *[types.intp] * 6), generate
 
 
-def _emit_product(builder, tile, emit, row, values, a, stride, K, b, ahead):
-    """The vectors `values` plus the product, `emit` being one term of it and `row` the bytes of b that it reads.
+def _of_terms(builder, tile, emit, stored, together, a, stride, count, b, ahead):
+    """The product of `count` elements, `together` of them to a term; emit(..., only=place): one of a term alone."""
+    term, row = stored * together, _row(tile)
+    K, zeros = builder.lshr(count.value, I64(together.bit_length() - 1)), _zeros(tile)
+
+    def block(k, terms, total):
+        here = a + k * term, stride, terms, b + k * row, ahead + k * LINE
+        return _sum(builder, total, _emit_product(builder, tile, emit, term, zeros, *here))
+
+    def lone(place, total):
+        here = a + Int(builder, K) * term + place * stored, stride, b + Int(builder, K) * row
+        return emit(builder, tile, total, *here, only=place.value)
+
+    total = in_blocks(builder, K, BLOCK, zeros, block)
+    if together > 1:
+        total = loop(builder, 0, builder.and_(count.value, I64(together - 1)), 1, total, lone)
+    return total
+
+
+def _by_bytes(builder, tile, a, stride, count, b, ahead, columns):
+    """The product of `count` elements with weights of int8, by the digits of a."""
+    place, row = digits.scratch(builder, tile), _row(tile)
+    scales = digits.scales(builder, tile, a, stride, count.value)
+    inverses = [inverse for _, inverse in scales]
+
+    def block(k, groups, total):
+        left, most = (count - k * 4).value, builder.mul(groups, I64(4))
+        elements = builder.select(builder.icmp_signed("<", left, most), left, most)
+        digits.cut(builder, tile, place, a + k * 16, stride, elements, inverses)
+        here = place, stride, groups, b + k * row, ahead + k * LINE
+        return _emit_product(builder, tile, digits.emit, tile.size, total, *here, chains=1)
+
+    zeros = [tile.lanes.constant_int(0)] * (tile.m * tile.n * digits.DIGITS)
+    groups = builder.lshr((count + 3).value, I64(2))
+    sums = in_blocks(builder, groups, digits.BLOCK, zeros, block)
+    return digits.total(builder, tile, sums, scales, columns)
+
+
+def _row(tile):
+    """Bytes of a term's row of b."""
+    return tile.n * tile.lanes.count * tile.size
+
+
+def _zeros(tile):
+    return [tile.lanes.constant(0.0)] * (tile.m * tile.n)
+
+
+def _emit_product(builder, tile, emit, term, values, a, stride, K, b, ahead, chains=None):
+    """The vectors `values` plus the product of K terms (i64), emit being one of them and `term` the bytes of a that it
+    takes; a, stride, b and ahead are Ints.
 
     Few accumulators would leave the multipliers waiting for their own results, so small tiles add up in 2 or 4 chains;
     a lone row also asks for its weights ahead, every other line: the processor fetches lines in pairs.
     """
-    a, stride, b, ahead = (Int(builder, v) for v in (a, stride, b, ahead))
-    chains = _chains(tile)
-    count = tile.m * tile.n
+    chains, count, row = chains or _chains(tile), len(values), _row(tile)
 
     def terms(k, values):
         if tile.m == 1:
             for line in range(0, chains * row, 2 * LINE):
                 emit_prefetch(builder, b + k * row + (_AHEAD + line))
+        elif chains == 1:
+            emit_prefetch(builder, ahead + k * LINE)
         return [
             v
             for chain in range(chains)
             for v in emit(
                 builder, tile, values[chain * count : (chain + 1) * count],
-                a + (k + chain) * tile.size, stride, b + (k + chain) * row,
+                a + (k + chain) * term, stride, b + (k + chain) * row,
             )
         ]  # fmt: skip
 
-    def term(k, values):
-        if chains == 1:
-            emit_prefetch(builder, ahead + k * LINE)
-        return emit(builder, tile, values, a + k * tile.size, stride, b + k * row)
+    def term_of(k, values):
+        return emit(builder, tile, values, a + k * term, stride, b + k * row)
 
     if chains == 1:
-        return _loop(builder, 0, K, 1, values, term)
+        return loop(builder, 0, K, 1, values, terms)
     whole = builder.and_(K, I64(-chains))
-    zeros = [tile.lanes.constant(0.0)] * (count * (chains - 1))
-    sums = _loop(builder, 0, whole, chains, [*values, *zeros], terms)
+    sums = loop(builder, 0, whole, chains, [*values, *_zeros(tile) * (chains - 1)], terms)
     while len(sums) > count:
         half = len(sums) // 2
         sums = _sum(builder, sums[:half], sums[half:])
-    return _loop(builder, whole, K, 1, sums, term)
+    return loop(builder, whole, K, 1, sums, term_of)
 
 
 def _chains(tile):
@@ -115,27 +150,6 @@ def _chains(tile):
 
 def _sum(builder, xs, ys):
     return [builder.fadd(x, y) for x, y in zip(xs, ys)]
-
-
-def _loop(builder, start, stop, step, values, body):
-    """for k in range(start, stop, step): values = body(k, values); gives the last values."""
-    before = builder.block
-    head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    k = builder.phi(I64)
-    phis = [builder.phi(v.type) for v in values]
-    builder.cbranch(builder.icmp_signed("<", k, stop), inside, after)
-    builder.position_at_end(inside)
-    results = body(Int(builder, k), phis)
-    k.add_incoming(I64(start) if isinstance(start, int) else start, before)
-    k.add_incoming(builder.add(k, I64(step)), builder.block)
-    for phi, first, later in zip(phis, values, results):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, builder.block)
-    builder.branch(head)
-    builder.position_at_end(after)
-    return phis
 
 
 def by_rows(make, n):

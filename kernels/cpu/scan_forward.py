@@ -22,7 +22,7 @@ from .steps import step_parts
 
 ARGUMENTS = (
     *("x", "x_time", "x_row"),  # (T, B, I): address, strides in elements; the last stride is 1
-    *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed; of int8 weights each bias is followed by the columns' scales
+    *("w_ih", "w_hh", "b_ih", "b_hh"),  # packed; a bias is followed by int8 weights' scales and sums of columns
     *("h0", "c0"),  # (B, H) contiguous; c0 0 without a second state
     *("y", "y_time", "y_row"),  # (T, B, H): address, strides
     *("h", "h_time", "h_row"),  # (T, B, H): where h is read back from; for inference y itself, for training kept apart
@@ -101,7 +101,7 @@ def build(cell, size, save, stored, weight):
 def take_step(cell, shape, save):
     """A function that takes a step in a share of the slabs."""
     units, size, stored = shape.slab_units, shape.size, shape.stored
-    panel, term = size * shape.vectors * shape.lanes, shape.weight * shape.vectors * shape.lanes
+    panel, weight = size * shape.vectors * shape.lanes, shape.weight
     step = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, save, size), size), shape.vectors)
     order, terms_of, gate_row = inner(back_and_forth), inner(terms), shape.gate_row
 
@@ -109,12 +109,12 @@ def take_step(cell, shape, save):
     def run(share, t, weights, before, gates, outputs, states, first, last, B, H):
         """gates: the address of the step's first row in the first slab, and a slab's rows."""
         (w_hh, b_hh), (y, y_row, h, h_row), (c_before, c) = weights, outputs, states
-        own, slabs, slab_weights = share[1] - share[0], -(-H // units), term * terms_of(H, size, stored)
+        own, slabs, slab_weights = share[1] - share[0], -(-H // units), panel * terms_of(H, size, weight)
         for turn in range(own):
             slab, next_slab = share[0] + order(turn, own, t), share[0] + order(min(turn + 1, own - 1), own, t)
             unit, bias = units * slab, b_hh + panel * slab
             place = gates[0] + size * gate_row * gates[1] * slab
-            packed = (w_hh + slab_weights * slab, w_hh + slab_weights * next_slab, bias, bias + panel * slabs)
+            packed = (w_hh + slab_weights * slab, w_hh + slab_weights * next_slab, bias, panel * slabs)
             here = (y + stored * unit, y_row, h + stored * unit, h_row, c_before + size * unit, c + size * unit)
             step(first, last, B, (*before, unit, packed, place, *here, H, H - unit))
 
@@ -127,7 +127,7 @@ def input_part(shape, rows_of):
     Few rows, which are never split, are projected over the whole chunk where they follow each other in memory.
     """
     n, units, size, stored = shape.vectors, shape.slab_units, shape.size, shape.stored
-    gate_row, panel, term = shape.gate_row, size * n * shape.lanes, shape.weight * n * shape.lanes
+    gate_row, panel, weight = shape.gate_row, size * n * shape.lanes, shape.weight
     project, terms_of = by_rows(lambda m: project_tile(m, shape), n), inner(terms)
 
     @inner
@@ -136,7 +136,7 @@ def input_part(shape, rows_of):
         slabs = -(-H // units)
         for slab in range(share[0], share[1]):
             target, bias = gates + size * gate_row * rows * slab, b_ih + panel * slab
-            weights = (I, w_ih + term * terms_of(I, size, stored) * slab, bias, bias + panel * slabs)
+            weights = (I, w_ih + panel * terms_of(I, size, weight) * slab, bias, panel * slabs)
             if B == 1:
                 project(0, rows, rows, (x + stored * x_time * low, x_time, target, *weights))
             elif B < FEW_ROWS and (steps or x_time == B * x_row):

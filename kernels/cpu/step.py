@@ -30,7 +30,7 @@ def build(cell, size, stored, weight):
     an element of x, h and c, `size` or 2, bfloat16. weight: as in the Layout."""
     shape = layout(cell, size, False, stored, weight)
     n, units = shape.vectors, shape.slab_units
-    gate_row, panel, term = shape.gate_row, size * n * shape.lanes, weight * n * shape.lanes
+    gate_row, panel = shape.gate_row, size * n * shape.lanes
     project = by_rows(lambda m: project_tile(m, shape), n)
     advance = by_rows(lambda m: step_tile(m, shape, cell_op(cell, shape, False, stored), stored), n)
     copy, contents_of, terms_of = copy_rows(shape, stored), fingerprint.build(stored), inner(terms)
@@ -49,9 +49,9 @@ def build(cell, size, stored, weight):
             slab = order(turn, slabs, passes)
             unit = units * slab
             bias_x, bias_h = b_ih + panel * slab, b_hh + panel * slab
-            inputs = (I, w_ih + term * terms_of(I, size, stored) * slab, bias_x, bias_x + panel * slabs)
-            recurrent = w_hh + term * terms_of(H, size, stored) * slab
-            weights, out, at = (recurrent, recurrent, bias_h, bias_h + panel * slabs), y + stored * unit, stored * unit
+            inputs = (I, w_ih + panel * terms_of(I, size, weight) * slab, bias_x, panel * slabs)
+            recurrent = w_hh + panel * terms_of(H, size, weight) * slab
+            weights, out, at = (recurrent, recurrent, bias_h, panel * slabs), y + stored * unit, stored * unit
             states = (out, H, out, H, c + at, c_n + at, H, H - unit)
             for first in range(0, B, few):
                 last, here = min(first + few, B), gates - size * gate_row * first

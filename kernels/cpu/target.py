@@ -20,6 +20,12 @@ class Target:
         """Whether an instruction multiplies pairs of bfloat16 and adds them up in float32."""
         return self.bits == 512 and "+avx512bf16" in self.features.split(",")
 
+    @property
+    def dots_bytes(self):
+        """Whether an instruction multiplies groups of four bytes, of one operand without a sign, and adds them up."""
+        feature = {512: "+avx512vnni", 256: "+avxvnni"}.get(self.bits)
+        return feature in self.features.split(",")
+
     def lanes(self, size):
         """Elements of `size` bytes in a vector."""
         return self.bits // (8 * size)

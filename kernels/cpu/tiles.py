@@ -111,13 +111,10 @@ def add(typing, x, y):
     return x(x, x), generate
 
 
-def emit_outer(builder, tile, values, a, stride, b, weight=None):
-    """The tile's vectors `values` plus one term of a product: column a (rows `stride` apart) times the row at b, whose
-    elements have `weight` bytes (narrow.py), by default those of the tile's."""
+def emit_outer(builder, tile, values, a, stride, b):
+    """The tile's vectors `values` plus one term of a product: column a (rows `stride` apart) times the row at b."""
     lanes, size = tile.lanes, tile.size
-    read = {narrow.BFLOAT16: narrow.load, narrow.INT8: narrow.load_integers}.get(weight, _load_vector)
-    width = lanes.count * (weight or size)
-    row = [read(builder, lanes, (b + j * width).value) for j in range(tile.n)]
+    row = [_load_vector(builder, lanes, (b + j * lanes.count * size).value) for j in range(tile.n)]
     result = []
     for i in range(tile.m):
         scalar = builder.load(_pointer(builder, (a + stride * (i * size)).value, lanes.element), align=size)

@@ -31,9 +31,9 @@ class PackedWeights:
     def __init__(self, cell, weights, form=None):
         global _count
         _count += 1
-        pack = _pack_direction if form is None else lambda *given: _pack_narrow(*given, form)
-        self.memory, self.directions = zip(*(pack(cell, group) for group in per_direction(cell, weights)))
-        self.weight = widths(weights[0].dtype)[0] if form is None else FORMS[form].itemsize
+        groups = per_direction(cell, weights)
+        self.memory, self.directions = zip(*(_pack_direction(cell, *_matrices(group, form)) for group in groups))
+        self.weight = weights[0].itemsize if form is None else FORMS[form].itemsize
 
 
 def pack_backward(cell, weight, operand):
@@ -61,49 +61,44 @@ def per_direction(cell, weights):
     return [weights[i : i + width] for i in range(0, len(weights), width)]
 
 
-def _pack_direction(cell, group):
-    """(memory, addresses of w_ih, w_hh, b_ih and b_hh in it) of one direction; biases that are not there are zero.
+def _matrices(group, form):
+    """The matrices of a direction that are packed, in a form: w_ih, w_hh, then for either the columns that the kernels
+    add or multiply by, None where they are zero: the bias, and of int8 weights the scales and the sums of their rows.
 
-    bfloat16 weights are packed as what they are in memory, pairs of two in the place of a float32; biases are float32.
+    int8: whole numbers times a scale a row, the largest of which is 127 times its scale.
     """
-    memory, places = _pack_all(cell, [*group, None, None][:4])
-    return memory, tuple(memory.data_ptr() + place for place in places)
-
-
-def _pack_narrow(cell, group, form):
-    """The same of float32 weights in one of FORMS. int8: whole numbers times a scale a row, which lies behind the
-    rows' biases; the largest of a row is 127 times its scale."""
-    weights, biases = group[:2], [*group[2:], None, None][:2]
+    weights, columns = [w.detach() for w in group[:2]], [[b] for b in (*group[2:], None, None)[:2]]
     if form == "int8":
-        scales = [w.detach().abs().amax(1).div(_LARGEST).clamp_min(torch.finfo(w.dtype).tiny) for w in weights]
-        weights = [(w.detach() / s[:, None]).round() for w, s in zip(weights, scales)]
-    else:
-        scales = ()
-    ends = [column for i, bias in enumerate(biases) for column in (bias, *scales[i : i + 1])]
-    memory, places = _pack_all(cell, [*weights, *ends])
-    first, split = memory.data_ptr(), places[2] // memory.itemsize
-    narrow = memory[:split].to(FORMS[form])
-    recurrent = places[1] // memory.itemsize * narrow.itemsize
-    starts = (first + places[2], first + places[2 + len(ends) // 2])
-    return (memory, narrow), (narrow.data_ptr(), narrow.data_ptr() + recurrent, *starts)
+        for i, w in enumerate(weights):
+            scale = w.abs().amax(1).div(_LARGEST).clamp_min(torch.finfo(w.dtype).tiny)
+            weights[i] = (w / scale[:, None]).round().to(torch.int8)
+            columns[i] += [scale, weights[i].sum(1, dtype=w.dtype)]
+    elif form == "bfloat16":
+        weights = [w.bfloat16() for w in weights]
+    return weights, columns
 
 
-def _pack_all(cell, matrices):
-    """(memory, the bytes before each) of weights (G H, K), w_ih and w_hh first, and columns (G H,), None for zeros."""
-    dtype, H = matrices[0].dtype, matrices[1].shape[1]
-    size, stored = widths(dtype)
+def _pack_direction(cell, weights, columns):
+    """(memory, addresses of w_ih, w_hh, b_ih and b_hh in it) of one direction.
+
+    Narrow weights are packed as what they are in memory, as many as fill a lane in its place; columns are what the
+    kernels compute in.
+    """
+    matrices = [*weights, *columns[0], *columns[1]]
+    size, H = widths(weights[0].dtype)[0], weights[1].shape[1]
+    kind = torch.float64 if size == 8 else torch.float32
     pack = compiled().kernel("pack", cell=cell, size=size, operand="forward")
-    dense = [None if m is None else _dense(m.detach(), size // stored) for m in matrices]
-    terms = tuple(1 if m is None or m.dim() == 1 else m.shape[1] * stored // size for m in dense)
+    dense = [None if m is None else _dense(m.detach(), size // m.itemsize) for m in matrices]
+    terms = tuple(1 if m is None or m.dim() == 1 else m.shape[1] * m.itemsize // size for m in dense)
     *starts, end = _starts(compiled().layout(cell, size, False), H, terms)
-    memory = on_huge_pages(torch.empty(end // size, dtype=computed(dtype), device="cpu"))
+    memory = on_huge_pages(torch.empty(end // size, dtype=kind, device="cpu"))
     first = memory.data_ptr()
     for matrix, K, start, after in zip(dense, terms, starts, [*starts[1:], end]):
         if matrix is None:
             memory[start // size : after // size].zero_()
         else:
             pack(matrix.data_ptr(), first + start, H, K)
-    return memory, starts
+    return memory, tuple(first + starts[i] for i in (0, 1, 2, 2 + len(columns[0])))
 
 
 @lru_cache(maxsize=256)
