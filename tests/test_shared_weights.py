@@ -1,5 +1,4 @@
-"""Loops over a cell, or over single steps of a module, whose weights' gradients are gathered: as torch's in whichever
-way autograd runs them."""
+"""Weights' gradients that are gathered over a graph's steps, in whichever way autograd runs them: as torch's."""
 
 import gc
 import weakref
@@ -7,108 +6,10 @@ from threading import Thread
 
 import pytest
 import torch
+from cell_loop import CELLS, close, loop, make, steps
 from torch.utils.checkpoint import checkpoint
 
-from seqkernels import nn
 from seqkernels.ops.shared_weights import SharedWeights
-
-CELLS = ("RNNCell", "LSTMCell", "GRUCell")
-B = 3
-
-
-def make(kind, I=5, H=33, dtype=torch.float32, **options):
-    torch.manual_seed(0)
-    ours, theirs = (getattr(library, kind)(I, H, dtype=dtype, **options) for library in (nn, torch.nn))
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
-
-
-def steps(T=7, batch=B, I=5, dtype=torch.float32):
-    torch.manual_seed(1)
-    return torch.randn(T, batch, I, dtype=dtype)
-
-
-def loop(cell, xs, state=None, take=lambda cell, x, state: cell(x, state)):
-    """A loss of all steps."""
-    total = 0
-    for x in xs:
-        state = take(cell, x, state)
-        total = total + sum(s.sin().sum() for s in (state if isinstance(state, tuple) else (state,)))
-    return total
-
-
-def gradients(cell, xs):
-    return torch.autograd.grad(loop(cell, xs), [*cell.parameters(), *([xs] if xs.requires_grad else [])])
-
-
-def close(mine, wanted, tolerance=1e-5):
-    for a, b in zip(mine, wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, b.abs().max().item()))
-
-
-@pytest.mark.parametrize("bias", (True, False))
-@pytest.mark.parametrize("batch", (1, 3, 40, 300))  # 4 and fewer steps of 40 rows are gathered, of 300 one
-@pytest.mark.parametrize("kind", CELLS)
-def test_a_loop_agrees(kind, batch, bias):
-    ours, theirs = make(kind, bias=bias)
-    xs = steps(batch=batch).requires_grad_()
-    for _ in range(2):
-        close(gradients(ours, xs), gradients(theirs, xs))
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_batches_may_shrink_and_grow(kind):
-    def take(cell, x, state):
-        rows = len(x)
-        if state is not None:
-            kept = [torch.cat((s, s, s))[:rows] for s in (state if isinstance(state, tuple) else (state,))]
-            state = tuple(kept) if len(kept) > 1 else kept[0]
-        return cell(x, state)
-
-    ours, theirs = make(kind)
-    sizes = (200, 100, 7, 20, 60, 150, 1, 1)
-    results = []
-    for cell in (ours, ours, theirs):
-        loss = loop(cell, [x[:rows] for x, rows in zip(steps(len(sizes), 200), sizes)], take=take)
-        results.append(torch.autograd.grad(loss, list(cell.parameters())))
-    close(results[0], results[2])
-    close(results[1], results[2])
-
-
-@pytest.mark.parametrize("batch_first", (False, True))
-@pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))
-def test_single_steps_of_a_module_agree(kind, batch_first):
-    def run(module, last_only):
-        state, total = None, 0
-        for x in steps().requires_grad_():
-            y, state = module(x.unsqueeze(int(batch_first)), state)
-            total = total + y.sin().sum()  # of y alone; in the end of the state as well
-        states = state if isinstance(state, tuple) else (state,)
-        total = (0 if last_only else total) + sum(s.cos().sum() for s in states)
-        return torch.autograd.grad(total, list(module.parameters()))
-
-    ours, theirs = make(kind, batch_first=batch_first)
-    for last_only in (False, True):
-        for _ in range(2):
-            close(run(ours, last_only), run(theirs, last_only))
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_bfloat16(kind):
-    ours, theirs = make(kind, dtype=torch.bfloat16)
-    xs = steps(5, 41, dtype=torch.bfloat16)
-    exact = [g.float() for g in gradients(theirs.float(), xs.float())]
-    for a, b in zip(gradients(ours, xs), exact):
-        assert a.dtype == torch.bfloat16
-        assert (a.float() - b).norm() < 0.01 * b.norm()
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_an_input_that_is_not_dense(kind):
-    ours, theirs = make(kind)
-    wide = steps(I=10)
-    for xs in (wide[..., :5], steps(batch=5).transpose(1, 2).contiguous().transpose(1, 2)):
-        close(gradients(ours, xs), gradients(theirs, xs))
 
 
 def test_backward_twice_through_one_graph():
@@ -161,9 +62,8 @@ def test_second_gradients(kind):
     close(*results, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("kind", ("LSTMCell",))
-def test_frozen_weights(kind):
-    ours, theirs = make(kind)
+def test_frozen_weights():
+    ours, theirs = make("LSTMCell")
     xs = steps()
     for name in ("weight_ih", "bias_hh"):
         for cell in (ours, theirs):
@@ -284,7 +184,7 @@ def test_steps_share_while_their_graph_lives(monkeypatch):
     assert made[0]() is None and weight() is None
 
 
-def test_no_rows_and_no_units():
+def test_no_rows():
     for cell in make("LSTMCell"):
         for _ in range(2):
             loss = loop(cell, torch.empty(3, 0, 5))

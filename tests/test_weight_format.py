@@ -162,6 +162,10 @@ def test_what_is_refused():
     module.double().weight_format = "int8"
     with torch.no_grad(), pytest.raises(ValueError, match="for float32 weights, got torch.float64"):
         module(torch.zeros(2, 2, 5).double())
+    module = nn.RNN(65537, 2)
+    module.weight_format = "int8"
+    with torch.no_grad(), pytest.raises(ValueError, match="sizes of up to 65536, got 65537"):
+        module(torch.zeros(2, 2, 65537))
 
 
 def test_it_is_copied_and_shown():

@@ -55,9 +55,8 @@ def build(cell, size, stored):
     units, tile, W, narrow = shape.slab_units, target.current().rows(PANEL), shape.lanes, shape.narrow
     row_bytes, gate_row = stored * shape.gradient_row, size * shape.gate_row
     (rows_of, chunk_of, _), (join, meet), length_of = step_parts(), crew_parts(), inner(chunk_steps)
-    multiply = gradient_product(shape)
+    multiply, into_weights = gradient_product(shape), gradients_of_weights(shape)
     take_step, into_x = step_gradients(cell, shape, multiply), gradients_of_x(shape, multiply)
-    into_weights = gradients_of_weights(shape)
     wide_of, share_of, scratch_of = inner(wide_panels), inner(_share_of), inner(row_scratch(shape))
 
     @inner

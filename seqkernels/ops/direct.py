@@ -4,11 +4,9 @@ import importlib
 from functools import cache
 from types import SimpleNamespace
 
-import torch
-
 from .. import _check
 from .packed import cached, kept_weights
-from .packing import PackedWeights, per_layer
+from .packing import PackedWeights, check_form, per_layer
 from .scan import through_operator
 from .scan_kernels import readable
 
@@ -24,15 +22,15 @@ def kept(cell, weights, I, h, D=1, form=None):
     """The Kept weights of a layer with input size I and plain states h (..., H), in a form (`packing.FORMS`), or None
     if they are not plain or not kept.
 
-    Weights that are known by identity and contents need not be looked at again. Raises as `_check.layer_weights` does,
-    and ValueError for another form of weights that are not float32.
+    Weights that are known by identity and contents need not be looked at again. Raises as `_check.layer_weights` and
+    `packing.check_form` do.
     """
     known, needed = cached(cell, weights, form), (I, h.shape[-1], h.dtype)
     if known is not None and known.checked == needed and known.holds(weights):
         return known
     _check.layer_weights(cell, I, h, weights, D)
-    if form is not None and h.dtype != torch.float32:
-        raise ValueError(f"weight_format={form!r} is for float32 weights, got {h.dtype}")
+    if form is not None:
+        check_form(form, h.dtype, I, h.shape[-1])
     known = kept_weights(cell, weights, form) if _check.plain(h.dtype, *weights) else None
     if known is not None:
         known.checked = needed

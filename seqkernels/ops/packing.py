@@ -13,7 +13,16 @@ from .workspace import on_huge_pages
 # Forms that float32 weights are packed in where that is asked for; by default weights are packed as they are.
 FORMS = {"bfloat16": torch.bfloat16, "int8": torch.int8}
 _LARGEST = 127  # of int8
+_LONGEST = 1 << 16  # elements of a row of int8 weights: sums of their products with bytes stay below 2^31
 _count = 0
+
+
+def check_form(form, dtype, I, H):
+    """Raises ValueError for weights (G H, I) and (G H, H) of a dtype that cannot be packed in a form."""
+    if dtype != torch.float32:
+        raise ValueError(f"weight_format={form!r} is for float32 weights, got {dtype}")
+    if form == "int8" and max(I, H) > _LONGEST:
+        raise ValueError(f"weight_format='int8' is for input and hidden sizes of up to {_LONGEST}, got {max(I, H)}")
 
 
 def pack_count():
@@ -24,8 +33,8 @@ def pack_count():
 class PackedWeights:
     """The forward weights of one layer, packed: for each of its D directions (w_ih, w_hh, b_ih, b_hh) addresses.
 
-    `directions[d]` are four addresses; `memory` is what they point into; `weight` the bytes that a lane reads of the
-    weights at a term.
+    `directions[d]` are four addresses; `memory` is what they point into; `weight` the bytes of an element of the
+    weights.
     """
 
     def __init__(self, cell, weights, form=None):
