@@ -4,6 +4,8 @@ import pytest
 import torch
 from cell_loop import CELLS, close, gradients, loop, make, steps
 
+from seqkernels.ops import gathered_rows_cpu
+
 
 @pytest.mark.parametrize("bias", (True, False))
 @pytest.mark.parametrize("batch", (1, 3, 40, 300))  # 4 and fewer steps of 40 rows are gathered, of 300 one
@@ -68,3 +70,16 @@ def test_an_input_that_is_not_dense(kind):
     wide = steps(I=10)
     for xs in (wide[..., :5], steps(batch=5).transpose(1, 2).contiguous().transpose(1, 2)):
         close(gradients(ours, xs), gradients(theirs, xs))
+
+
+@pytest.mark.parametrize("batch, products", ((40, 5), (1, 1), (300, 20)))
+def test_a_product_is_of_many_steps(monkeypatch, batch, products):
+    """Of as many rows as a chunk of a scan has, whole steps and one at least."""
+    calls, run = [], gathered_rows_cpu.threads.run
+    monkeypatch.setattr(
+        gathered_rows_cpu.threads, "run", lambda kernel, given: (calls.append(kernel), run(kernel, given))
+    )
+    ours, _ = make("GRUCell")
+    gradients(ours, steps(20, batch))
+    kernel = gathered_rows_cpu.compiled().kernel("weight_rows", cell="gru", size=4, stored=4)
+    assert calls.count(kernel) == products
