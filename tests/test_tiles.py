@@ -41,23 +41,53 @@ def test_outer_adds_a_product_of_a_column_and_a_row(size):
 def test_product_of_any_length(size, m, n, K):
     width = n * target.current().lanes(size)
     a, b, c = drawn(size, m, K + 1), drawn(size, K, width), untouched(size, m, width)
-    _product(m, n, size)(a.ctypes.data, K + 1, K, b.ctypes.data, c.ctypes.data, width)
+    _product(m, n, size)(a.ctypes.data, K + 1, K, b.ctypes.data, c.ctypes.data, width, 0)
     exact = a[:, :K].astype(np.float64) @ b.astype(np.float64)
     np.testing.assert_allclose(c, exact, rtol=0, atol=(1e-12 if size == 8 else 1e-5) * max(1, np.abs(exact).max()))
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 6])
+@pytest.mark.parametrize("K", [0, 1, 2, 3, 4, 15, 16, 33, 255, 511, 512, 1023, 1024, 1025, 2050])
+@pytest.mark.parametrize("weight", [2, 1])
+def test_product_with_narrow_weights(weight, m, K):
+    """Of rows of very different sizes, with very different elements, and a NaN behind each."""
+    n, together = 4, 4 // weight
+    width, a = n * target.current().lanes(4), drawn(4, m, K + 1)
+    a *= np.logspace(-20, 20, m, dtype=np.float32)[:, None]
+    a[:, ::5] *= 1e-3
+    a[:, 3::7], a[:, K] = 0, np.nan
+    exact = drawn(4, K, width)
+    if weight == 2:
+        exact = (exact.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        elements = (exact.view(np.uint32) >> 16).astype(np.uint16)
+    else:
+        exact = np.clip(np.rint(exact * 60), -127, 127)
+        elements = exact.astype(np.int8)
+    padded = np.zeros((-(-K // together) * together, width), elements.dtype)
+    padded[:K] = elements
+    b = np.ascontiguousarray(padded.reshape(-1, together, width).transpose(0, 2, 1))
+    c, columns = untouched(4, m, width), exact.sum(0, dtype=np.float32)
+    _product(m, n, 4, weight)(a.ctypes.data, K + 1, K, b.ctypes.data, c.ctypes.data, width, columns.ctypes.data)
+    rows = a[:, :K].astype(np.float64)
+    # Of int8 the rows are rounded, to 2^-23 of their largest element; sums to float32.
+    largest = np.abs(rows).max(1, initial=0)[:, None]
+    bound = 2.0**-22 * (np.abs(rows) @ np.abs(exact) + largest * np.abs(exact).sum(0))
+    assert (np.abs(c - rows @ exact) <= bound).all()
 
 
 _PRODUCTS = {}
 
 
-def _product(m, n, size):
-    if (m, n, size) not in _PRODUCTS:
+def _product(m, n, size, weight=None):
+    if (m, n, size, weight) not in _PRODUCTS:
+        of_b = weight or size
 
         @njit
-        def run(a, stride, K, b, c, width):
-            tiles.store(product.product(m, n, size, size, size, a, stride, K, b, b), c, width)
+        def run(a, stride, K, b, c, width, columns):
+            tiles.store(product.product(m, n, size, size, of_b, a, stride, K, b, b, columns), c, width)
 
-        _PRODUCTS[m, n, size] = run
-    return _PRODUCTS[m, n, size]
+        _PRODUCTS[m, n, size, weight] = run
+    return _PRODUCTS[m, n, size, weight]
 
 
 @sizes
