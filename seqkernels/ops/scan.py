@@ -120,6 +120,8 @@ def _gradients(ctx, dy, dh_n, dc_n, needs_dx, needs_dw, run):
     weights, (states, gates, *ragged) = rest[: ctx.per_layer], rest[ctx.per_layer :]
     cell, batch_first = ctx.cell, ctx.batch_first
     dc_n = None if c_0 is None else dc_n
+    if double_backward.are_batched(dy, dh_n, dc_n):
+        run = double_backward.of_batch
     if dy is None and dh_n is None and dc_n is None:
         return None, None, None, [None] * len(weights), None, None
     dx, dh_0, dc_0, dweights, *dreset = run(
@@ -153,7 +155,8 @@ class _Recorded(torch.autograd.Function):
         needs = ctx.needs_input_grad[6], any(ctx.needs_input_grad[9:])
         # With create_graph the gradient is recorded in its turn: the operator knows how.
         records, none_given = torch.is_grad_enabled(), all(d is None for d in upstream)
-        if ctx.shared is not None and needs[1] and not records and not none_given:
+        alone = ctx.shared is not None and needs[1] and not records and not none_given
+        if alone and not double_backward.are_batched(*upstream):
             gradients = ctx.plan.backward(ctx.shared, upstream, needs[0], *ctx.saved_tensors)
             return *[None] * 6, *gradients, *[None] * ctx.per_layer
         run = torch.ops.seqkernels.scan_backward if records else trusted_backward
