@@ -42,6 +42,11 @@ def kept_parameters(cell, weights, T):
     return kept_weights(cell, weights)
 
 
+def packed_by(kept, cell, weights):
+    """The PackedWeights of a Kept; where it is None, of these weights, packed anew."""
+    return PackedWeights(cell, weights) if kept is None else kept.packed
+
+
 def cached(cell, weights, form=None):
     """What the cache holds for these very tensors, whose contents may have changed since, or None."""
     return _cache.get((cell, form, *map(id, weights)))

@@ -14,8 +14,8 @@ from seqkernels.kernels.cells import CELLS
 from . import crews, threads
 from .compiled import compiled, computed, widths
 from .compiled import computed as kept_dtype
-from .packed import kept_parameters
-from .packing import PackedWeights, pack_count
+from .packed import kept_parameters, packed_by
+from .packing import pack_count
 from .ragged import NOT_RAGGED
 from .scan_cpu_backward import backward
 from .scan_rows import address, reset_states, rows_of
@@ -50,7 +50,7 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     (D, B, H), S = h0.shape, CELLS[cell].states
     if packed is None:
         kept = kept_parameters(cell, weights, rows.T) if save else None
-        packed = PackedWeights(cell, weights) if kept is None else kept.packed
+        packed = packed_by(kept, cell, weights)
     y = on_huge_pages(rows.empty(x, D * H))
     h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
     states = leased(S * D * prod(rows.kept) * H, kept_dtype(dtype)).view(S, D, *rows.kept, H) if save else None

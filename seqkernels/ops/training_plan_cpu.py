@@ -5,8 +5,7 @@ import torch
 from seqkernels.kernels.cells import CELLS
 
 from .compiled import computed
-from .packed import kept_parameters
-from .packing import PackedWeights
+from .packed import kept_parameters, packed_by
 from .plan_cpu import Known
 from .scan import recorded_by
 from .scan_cpu import Scan
@@ -54,8 +53,7 @@ class TrainingPlan(Known):
         inputs = [dense_offset(T, *x_steps, dtype, d) for d in range(D)]
         outputs = [dense_offset(T, *y_steps, dtype, d, d * H) for d in range(D)]
         weights = tuple(weights.values())
-        kept = self._kept_of(weights)
-        packed = PackedWeights(cell, weights) if kept is None else kept.packed
+        packed = packed_by(self._kept_of(weights), cell, weights)
         # Of a single step that shares its weights with others.
         self.backward = StepBackward(cell, dtype, B, x.shape[-1], H) if T == D == 1 and B * H else None
         self._scan = Scan.of(cell, packed, dtype, (T, B, x.shape[-1], H), inputs, outputs, True, None, True)
@@ -74,8 +72,7 @@ class TrainingPlan(Known):
 
     def forward(self, x, h, c, weights):
         """y, h_n, c_n, states and gates, as `scan_cpu.forward` with save; of a cell y is h_n."""
-        kept, wide = self._kept, self._wide
-        packed = PackedWeights(self.cell, weights) if kept is None else kept.packed
+        packed, wide = packed_by(self._kept, self.cell, weights), self._wide
         h_n, c = torch.empty_like(h), None if c is None else c.to(wide)
         c_n = None if c is None else torch.empty_like(c)
         y = h_n if self._y is None else on_huge_pages(torch.empty(self._y, dtype=self._dtype))
