@@ -14,7 +14,9 @@ from .vector import I64, Int
 _AHEAD = 256  # bytes: how far ahead a lone row asks for its weights; far ones get in the way of the processor's own
 LINE = 64  # bytes of a cache line
 _FEW = 2  # rows that meet weights of int8 as digits: for more, widened weights serve them all
-BLOCK = 256  # terms added up in one go: the rounding errors of a sum grow with its length, those of a sum of sums less
+# Terms added up in one go, fewer where each is of several float32: the rounding errors of a sum grow with its length,
+# those of a sum of sums less.
+BLOCK = 256
 
 
 def accumulator(pairs):
@@ -40,7 +42,7 @@ def accumulator(pairs):
 
 @intrinsic(prefer_literal=True)
 def product(typing, m, n, size, stored, weight, a, stride, K, b, ahead, columns):
-    """A tile of a times b, as in `accumulator`, summed in blocks of BLOCK terms. m, n, size, and the bytes of an
+    """A tile of a times b, as in `accumulator`, summed in blocks. m, n, size, and the bytes of an
     element of a and of b are compile-time constants. A term is as many elements of b as fill a lane: a pair where a is
     bfloat16, a group of narrow weights beside float32. columns: address of the sums of b's columns, of int8 weights."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
@@ -72,7 +74,7 @@ def _of_terms(builder, tile, emit, stored, together, a, stride, count, b, ahead)
         here = a + Int(builder, K) * term + place * stored, stride, b + Int(builder, K) * row
         return emit(builder, tile, total, *here, only=place.value)
 
-    total = in_blocks(builder, K, BLOCK, zeros, block)
+    total = in_blocks(builder, K, BLOCK * tile.size // term, zeros, block)
     if together > 1:
         total = loop(builder, 0, builder.and_(count.value, I64(together - 1)), 1, total, lone)
     return total
