@@ -27,6 +27,7 @@ def case_rows():
     chosen += [
         cases.Case("lstm", "step", H=128),
         *(cases.Case(operation, "step", H=128) for operation in cases.MODULES if operation.endswith("_cell")),
+        cases.Case("lstm_cell", "training", T=16, B=8, H=64),
         cases.Case("attention", T=128, N=2, D=64, causal=True),
         cases.Case("decode", T=1024, N=8, D=64),
     ]

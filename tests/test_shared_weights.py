@@ -6,9 +6,10 @@ from threading import Thread
 
 import pytest
 import torch
-from cell_loop import CELLS, close, loop, make, steps
+from cell_loop import CELLS, close, gradients, loop, make, steps
 from torch.utils.checkpoint import checkpoint
 
+from seqkernels.ops import gathered_rows_cpu
 from seqkernels.ops.shared_weights import SharedWeights
 
 
@@ -74,6 +75,54 @@ def test_frozen_weights():
         cell.requires_grad_(True)
         loop(cell, xs).backward()
     close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+
+
+def functional(cell, weights, xs):
+    return loop(lambda x, state: torch.func.functional_call(cell, weights, (x, state)), xs)
+
+
+def test_other_tensors_of_the_same_memory():
+    """Each set of tensors gets its own gradients, leaves or not, though they show the same weights."""
+    results = []
+    for cell in make("GRUCell"):
+        first, second = ({n: p.detach().requires_grad_() for n, p in cell.named_parameters()} for _ in range(2))
+        views = {n: p.view_as(p) for n, p in cell.named_parameters()}
+        loss, xs = 0, steps()
+        for k, weights in enumerate((first, second, views, first)):
+            loss = loss + (k + 1) * functional(cell, weights, xs)
+        results.append(torch.autograd.grad(loss, [*first.values(), *second.values(), *cell.parameters()]))
+    close(*results)
+
+
+def test_a_pass_that_does_not_reach_the_weights_keeps_nothing(monkeypatch):
+    gathered = []
+    make_rows = gathered_rows_cpu.GatheredRows.__init__
+    monkeypatch.setattr(
+        gathered_rows_cpu.GatheredRows,
+        "__init__",
+        lambda self, *given: (gathered.append(1), make_rows(self, *given))[1],
+    )
+    ours, theirs = make("LSTMCell")
+    xs = steps().requires_grad_()
+    loss = loop(ours, xs)
+    for _ in range(3):
+        alone = torch.autograd.grad(loss, [xs], retain_graph=True)
+    assert not gathered
+    close(alone, torch.autograd.grad(loop(theirs, xs), [xs]))
+    torch.autograd.grad(loss, list(ours.parameters()))
+    assert len(gathered) == 1
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_hooks_of_saved_tensors_may_change_strides(kind):
+    def unpack(tensor):
+        return tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor
+
+    ours, theirs = make(kind)
+    for T in (1, 5):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+            loss = loop(ours, steps(T))
+        close(torch.autograd.grad(loss, list(ours.parameters())), gradients(theirs, steps(T)))
 
 
 def test_training_steps_in_place():

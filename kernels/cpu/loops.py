@@ -1,4 +1,4 @@
-"""Loops of LLVM's, whose bodies are emitted while a kernel is being compiled."""
+"""Loops and branches of LLVM's, whose bodies are emitted while a kernel is being compiled."""
 
 from .vector import I64, Int
 
@@ -33,3 +33,22 @@ def in_blocks(builder, count, block, values, body):
         return body(k, builder.select(builder.icmp_signed("<", left, I64(block)), left, I64(block)), values)
 
     return loop(builder, 0, count, block, values, run)
+
+
+def either(builder, condition, then, otherwise):
+    """The values that `then()` gives where the condition (i1) holds, else those of `otherwise()`."""
+    blocks = [builder.append_basic_block(name) for name in ("then", "otherwise", "joined")]
+    builder.cbranch(condition, *blocks[:2])
+    made = []
+    for block, emit in zip(blocks, (then, otherwise)):
+        builder.position_at_end(block)
+        made.append((emit(), builder.block))
+        builder.branch(blocks[2])
+    builder.position_at_end(blocks[2])
+    results = []
+    for values in zip(*(values for values, _ in made), strict=True):
+        phi = builder.phi(values[0].type)
+        for value, (_, end) in zip(values, made, strict=True):
+            phi.add_incoming(value, end)
+        results.append(phi)
+    return results

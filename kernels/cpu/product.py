@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 from . import digits, narrow, target
 from .inner import inner
-from .loops import in_blocks, loop
+from .loops import either, in_blocks, loop
 from .tiles import Tile, emit_outer, emit_prefetch, pack, unpack
 from .vector import I64, Int
 
@@ -42,26 +42,27 @@ def accumulator(pairs):
 
 @intrinsic(prefer_literal=True)
 def product(typing, m, n, size, stored, weight, a, stride, K, b, ahead, columns):
-    """A tile of a times b, as in `accumulator`, summed in blocks. m, n, size, and the bytes of an
-    element of a and of b are compile-time constants. A term is as many elements of b as fill a lane: a pair where a is
-    bfloat16, a group of narrow weights beside float32. columns: address of the sums of b's columns, of int8 weights."""
+    """A tile of a times b, as in `accumulator`, summed in blocks. m, n, size, and the bytes of an element of a and
+    of b are compile-time constants. A term is as many elements of b as fill a lane: a pair where a is bfloat16, a group
+    of narrow weights beside float32. columns: address of the sums of b's columns, of int8 weights."""
     tile = Tile(m.literal_value, n.literal_value, size.literal_value)
     row_bytes, weight_bytes = stored.literal_value, weight.literal_value
 
     def generate(context, builder, signature, arguments):
         *places, columns = (Int(builder, v) for v in arguments[5:])
-        if weight_bytes == narrow.INT8 and tile.m <= _FEW and target.current().dots_bytes:
-            return pack(builder, tile, _by_bytes(builder, tile, *places, columns))
         if row_bytes != weight_bytes:
             emit = partial(narrow.emit_widened, weight=weight_bytes)
         else:
             emit = narrow.emit_pairs if row_bytes == narrow.BFLOAT16 else emit_outer
-        return pack(builder, tile, _of_terms(builder, tile, emit, row_bytes, tile.size // weight_bytes, *places))
+        run = partial(_of_terms, builder, emit=emit, stored=row_bytes, together=tile.size // weight_bytes)
+        if weight_bytes == narrow.INT8 and tile.m <= _FEW and target.current().dots_bytes:
+            return pack(builder, tile, _by_bytes(builder, tile, run, *places, columns))
+        return pack(builder, tile, run(tile, *places))
 
     return tile(m, n, size, stored, weight, *[types.intp] * 6), generate
 
 
-def _of_terms(builder, tile, emit, stored, together, a, stride, count, b, ahead):
+def _of_terms(builder, tile, a, stride, count, b, ahead, emit, stored, together):
     """The product of `count` elements, `together` of them to a term; emit(..., only=place): one of a term alone."""
     term, row = stored * together, _row(tile)
     K, zeros = builder.lshr(count.value, I64(together.bit_length() - 1)), _zeros(tile)
@@ -80,23 +81,33 @@ def _of_terms(builder, tile, emit, stored, together, a, stride, count, b, ahead)
     return total
 
 
-def _by_bytes(builder, tile, a, stride, count, b, ahead, columns):
-    """The product of `count` elements with weights of int8, by the digits of a."""
-    place, row = digits.scratch(builder, tile), _row(tile)
-    scales = digits.scales(builder, tile, a, stride, count.value)
-    inverses = [inverse for _, inverse in scales]
+def _by_bytes(builder, tile, widened, a, stride, count, b, ahead, columns):
+    """The product of `count` elements with weights of int8: of each row alone by its digits if it may be cut, else
+    `widened`."""
+    one, values = Tile(1, tile.n, tile.size), []
+    for i in range(tile.m):
+        row = a + stride * (4 * i)
+        largest = digits.largest_of(builder, one.lanes, row, count.value)
+        cut = partial(_by_digits, builder, one, row, count, b, columns, largest)
+        otherwise = partial(widened, one, row, stride, count, b, ahead)
+        values += either(builder, digits.may_be_cut(builder, largest), cut, otherwise)
+    return values
+
+
+def _by_digits(builder, tile, a, count, b, columns, largest):
+    place, row = digits.scratch(builder), _row(tile)
+    scale, inverse = digits.scale(builder, tile.lanes, largest)
 
     def block(k, groups, total):
         left, most = (count - k * 4).value, builder.mul(groups, I64(4))
         elements = builder.select(builder.icmp_signed("<", left, most), left, most)
-        digits.cut(builder, tile, place, a + k * 16, stride, elements, inverses)
-        here = place, stride, groups, b + k * row, ahead + k * LINE
+        digits.cut(builder, tile.lanes, place, a + k * 16, elements, inverse)
+        here = place, count, groups, b + k * row, b  # one row has no stride, and asks for no other memory
         return _emit_product(builder, tile, digits.emit, tile.size, total, *here, chains=1)
 
-    zeros = [tile.lanes.constant_int(0)] * (tile.m * tile.n * digits.DIGITS)
-    groups = builder.lshr((count + 3).value, I64(2))
-    sums = in_blocks(builder, groups, digits.BLOCK, zeros, block)
-    return digits.total(builder, tile, sums, scales, columns)
+    zeros = [tile.lanes.constant_int(0)] * (tile.n * digits.DIGITS)
+    sums = in_blocks(builder, builder.lshr((count + 3).value, I64(2)), digits.BLOCK, zeros, block)
+    return digits.total(builder, tile, sums, scale, columns)
 
 
 def _row(tile):

@@ -15,7 +15,7 @@ from .workspace import workspace
 
 
 class GatheredRows:
-    """Rows of gate gradients, of x and of h before the step, and the sums of those that made way for others."""
+    """Rows of gate gradients, of x and of h before the step, as many as there is room for; and the sums so far."""
 
     def __init__(self, cell, weights):
         """weights: w_ih (G H, I), w_hh (G H, H) and, or not, b_ih, b_hh (G H)."""

@@ -155,8 +155,10 @@ class _Recorded(torch.autograd.Function):
         needs = ctx.needs_input_grad[6], any(ctx.needs_input_grad[9:])
         # With create_graph the gradient is recorded in its turn: the operator knows how.
         records, none_given = torch.is_grad_enabled(), all(d is None for d in upstream)
-        alone = ctx.shared is not None and needs[1] and not records and not none_given
-        if alone and not double_backward.are_batched(*upstream):
+        if ctx.shared is not None and not ctx.shared.wanted():
+            needs = needs[0], False
+        alike = not records and not none_given and not double_backward.are_batched(*upstream)
+        if ctx.shared is not None and needs[1] and alike:
             gradients = ctx.plan.backward(ctx.shared, upstream, needs[0], *ctx.saved_tensors)
             return *[None] * 6, *gradients, *[None] * ctx.per_layer
         run = torch.ops.seqkernels.scan_backward if records else trusted_backward

@@ -125,6 +125,8 @@ def trusted_backward(
     if states is None or not states.numel():
         *_, states, gates = forward(cell, x, h_0, c_0, weights, batch_first, True, *ragged)
     dy, dh_n, dc_n, c_0 = (None if t is None else t.contiguous() for t in (dy, dh_n, dc_n, c_0))
+    # Hooks of saved tensors may have given them other strides.
+    states, gates = (None if t is None else t.contiguous() for t in (states, gates))
     saved = (readable(x), h_0.contiguous(), c_0, weights, states, gates)
     return _driver(x).backward(cell, dy, dh_n, dc_n, *saved, batch_first, needs_dx, needs_dw, **options)
 

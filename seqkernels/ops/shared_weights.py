@@ -7,29 +7,34 @@ the node, which runs after the last of them, hands on the sums.
 """
 
 import weakref
+from operator import is_
 
 import torch
 
 
 class SharedWeights:
-    """What such steps hold as long as their graph lives.
+    """What such steps hold as long as their graph lives, and with it what a pass that failed has gathered.
 
     kept: the `packed.Kept` of the weights; token: an empty tensor, the steps' input in the place of the weights.
     """
 
     def __init__(self, kept, weights):
-        self.kept, self._passes = kept, {}
+        self.kept, self._weights, self._passes = kept, weights, {}
         self.token = _Shared.apply(self._passes, *weights)
 
     @classmethod
     def of(cls, kept, weights):
-        """Those of the steps that are alive, where they met the same contents, or new ones. kept: of the weights,
-        parameters."""
+        """Those of the steps that are alive, where they met these very tensors and the same contents, or new ones.
+        kept: of the weights."""
         shared = None if kept.shared is None else kept.shared()
-        if shared is None:
+        if shared is None or not all(map(is_, weights, shared._weights)):  # others may show the same memory
             shared = cls(kept, weights)
             kept.shared = weakref.ref(shared)
         return shared
+
+    def wanted(self):
+        """Whether the backward pass that runs goes on to the weights."""
+        return torch._C._will_engine_execute_node(self.token.grad_fn)
 
     def gradients(self, new):
         """What gathers the weights' gradients in the backward pass that runs: new() at its first step. In the end its

@@ -23,10 +23,11 @@ class StepBackward:
     def __call__(self, shared, upstream, needs_dx, x, h0, c0, *saved):
         """dx, dh0 and dc0, from the gradients of y, h_n and c_n, upstream, y being absent or h_n in another shape.
 
-        shared: the SharedWeights. x (*, I), h0 and c0 (*, H) contiguous, of B rows, c0 None where there is none;
+        shared: the SharedWeights. x (*, I), h0 and c0 (*, H), of B rows, c0 None where there is none;
         saved: the weights, and the states and gates of the forward.
         """
         *weights, states, gates = saved
+        h0, states, gates = (t.contiguous() for t in (h0, states, gates))  # hooks may have changed the strides
         wide, (_, B, I, H), sizes = self._wide, self._numbers, self._sizes
         *dhs, dc_n = upstream
         dhs = [d.reshape(h0.shape) for d in dhs if d is not None]
@@ -35,7 +36,7 @@ class StepBackward:
         if c0 is None:
             dc0, c = None, (0, 0)
         else:
-            c0 = c0.to(wide)
+            c0 = c0.to(wide).contiguous()
             dc0 = c0.new_zeros(c0.shape) if dc_n is None else torch.empty_like(c0).copy_(dc_n)
             c = (states.data_ptr() + self._c, B * H)
         direct = torch.zeros_like(dh0) if sizes.shape.has_direct_h else None
