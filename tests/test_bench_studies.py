@@ -128,6 +128,7 @@ def small_formats(monkeypatch):
     return data[:-100], data[-100:], "a text"
 
 
+@pytest.mark.slow  # most of it compiles
 def test_formats_are_recorded_and_a_seed_decides(tmp_path, small_formats):
     found = []
     for folder in ("first", "second"):
