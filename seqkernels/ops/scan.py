@@ -157,8 +157,7 @@ class _Recorded(torch.autograd.Function):
         records, none_given = torch.is_grad_enabled(), all(d is None for d in upstream)
         if ctx.shared is not None and not ctx.shared.wanted():
             needs = needs[0], False
-        alike = not records and not none_given and not double_backward.are_batched(*upstream)
-        if ctx.shared is not None and needs[1] and alike:
+        elif ctx.shared is not None and not (records or none_given or double_backward.are_batched(*upstream)):
             gradients = ctx.plan.backward(ctx.shared, upstream, needs[0], *ctx.saved_tensors)
             return *[None] * 6, *gradients, *[None] * ctx.per_layer
         run = torch.ops.seqkernels.scan_backward if records else trusted_backward

@@ -7,6 +7,7 @@ import torch
 from .compiled import computed
 from .gathered_rows_cpu import GatheredRows
 from .scan_cpu_backward import sizes_of
+from .scan_rows import address
 from .workspace import workspace
 
 _NO_SUMS, _DENSE = (0,) * 4, (0,) * 6  # arguments of the kernel: no weights' gradients; no rows that end or start again
@@ -45,13 +46,9 @@ class StepBackward:
         w_ih = shared.kept.backward(weights, 0, "x") if needs_dx else None
         _, members, by_rows = sizes.split()
         memory = workspace(members * sizes.each[0], wide)
-        given = (0, 0, 0, dh_n.data_ptr(), 0, 0, 0, states.data_ptr(), B * H, h0.data_ptr(), address(c0), *c)
-        made = (*map(address, (w_hh, w_ih, direct, dc0, dh0, dx)), 0, I, 0)
+        given = (0, 0, 0, dh_n.data_ptr(), 0, 0, 0, states.data_ptr(), B * H, h0.data_ptr(), address(c0, 0), *c)
+        made = (*(address(t, 0) for t in (w_hh, w_ih, direct, dc0, dh0, dx)), 0, I, 0)
         scratch = (*rows.take(B, x, h0), memory.data_ptr(), 0, 0)
         arguments = (*given, gates.data_ptr(), 1, *made, *_NO_SUMS, *scratch)
         sizes.run((*arguments, *self._numbers, 0, 1, *_DENSE, by_rows), members)
         return dx, dh0.to(self._dtype), None if dc0 is None else dc0.to(self._dtype)
-
-
-def address(tensor):
-    return 0 if tensor is None else tensor.data_ptr()
