@@ -68,12 +68,12 @@ def address(entry):
 
 def compilations():
     """How many specialisations this process compiled: those it found on disk are not counted."""
-    return sum(sum(entry.stats.cache_misses.values()) for entry in _entries.values())
+    return sum(sum(entry.stats.cache_misses.values()) for entry in list(_entries.values()))
 
 
 def specialisations():
     """The (module, parameters) of every kernel in use, readable, sorted."""
-    return sorted(" ".join([key[0], *(f"{n}={v}" for n, v in key[1:])]) for key in _entries)
+    return sorted(" ".join([key[0], *(f"{n}={v}" for n, v in key[1:])]) for key in list(_entries))
 
 
 def _hash_of_sources():

@@ -15,8 +15,8 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from .loops import loop
-from .narrow import dot_bytes, splat
-from .vector import I8, I32, I64, Int, Vector, call, fma
+from .narrow import dot_bytes
+from .vector import I8, I32, I64, Int, Mask, Vector, below, call, fma, load_vector, pointer, splat
 
 DIGITS = 3
 BLOCK = 256  # groups
@@ -38,11 +38,12 @@ def largest_of(builder, lanes, a, count):
     whole = builder.and_(count, I64(-width))
 
     def larger(k, values, inside=None):
-        bits = builder.and_(_read(builder, lanes, a + k * 4, inside).bits(), lanes.constant_int(0x7FFFFFFF))
+        vector = load_vector(builder, lanes, (a + k * 4).value, inside)
+        bits = builder.and_(vector.bits(), lanes.constant_int(0x7FFFFFFF))
         return [call(builder, f"llvm.umax.v{width}i32", lanes.ints, values[0], bits)]
 
     bits = loop(builder, 0, whole, width, [smallest], larger)
-    (bits,) = larger(Int(builder, whole), bits, inside=_below(builder, width, builder.sub(count, whole)))
+    (bits,) = larger(Int(builder, whole), bits, inside=_rest(builder, count, whole, width))
     return call(builder, f"llvm.vector.reduce.umax.v{width}i32", I32, bits)
 
 
@@ -53,7 +54,7 @@ def may_be_cut(builder, largest):
 
 def scale(builder, lanes, largest):
     """(s, 1 / s) in all lanes."""
-    most = Vector(builder, lanes, builder.bitcast(splat(builder, lanes, largest), lanes.floats))
+    most = Vector(builder, lanes, builder.bitcast(splat(builder, largest, lanes.count), lanes.floats))
     return most * (1 / (_CENTRE - 2)), (_CENTRE - 2.0) / most
 
 
@@ -64,27 +65,26 @@ def cut(builder, lanes, digits, a, count, inverse):
     magic = Vector(builder, lanes, lanes.constant(float((1 << 23) + _CENTRE)))
 
     def cut_vector(k, _, inside=None):
-        bits = fma(_read(builder, lanes, a + k * 4, inside), inverse, magic).bits()
+        bits = fma(load_vector(builder, lanes, (a + k * 4).value, inside), inverse, magic).bits()
         for d in range(DIGITS):
             digit = builder.trunc(builder.lshr(bits, lanes.constant_int(8 * d)), bytes_)
             place = (digits + k + d * _DIGIT).value
-            builder.store(digit, builder.inttoptr(place, bytes_.as_pointer()), align=1)
+            builder.store(digit, pointer(builder, place, bytes_), align=1)
         return []
 
     whole = builder.and_(count, I64(-width))
     loop(builder, 0, whole, width, [], cut_vector)
-    cut_vector(Int(builder, whole), [], inside=_below(builder, width, builder.sub(count, whole)))
+    cut_vector(Int(builder, whole), [], inside=_rest(builder, count, whole, width))
 
 
 def emit(builder, tile, values, digits, _, b):
     """Whole numbers [vector][digit] plus a group of terms of a product: digits times the row of groups at b."""
     lanes, result = tile.lanes, []
     places = [(digits + d * _DIGIT).value for d in range(DIGITS)]
-    group = [builder.load(builder.inttoptr(p, I32.as_pointer()), align=1) for p in places]
-    group = [splat(builder, lanes, digit) for digit in group]
+    group = [builder.load(pointer(builder, p, I32), align=1) for p in places]
+    group = [splat(builder, digit, lanes.count) for digit in group]
     for j in range(tile.n):
-        pointer = builder.inttoptr((b + j * lanes.count * 4).value, lanes.ints.as_pointer())
-        weights = builder.load(pointer, align=4)
+        weights = builder.load(pointer(builder, (b + j * lanes.count * 4).value, lanes.ints), align=4)
         sums = values[j * DIGITS : (j + 1) * DIGITS]
         result += [dot_bytes(builder, lanes, s, digit, weights) for s, digit in zip(sums, group)]
     return result
@@ -95,26 +95,14 @@ def total(builder, tile, values, scale, columns):
     lanes, floats = tile.lanes, []
     for j in range(tile.n):
         d_0, d_1, d_2 = values[j * DIGITS : (j + 1) * DIGITS]
-        pointer = builder.inttoptr((columns + j * lanes.count * 4).value, lanes.floats.as_pointer())
-        column = builder.fptosi(builder.load(pointer, align=4), lanes.ints)
+        column = load_vector(builder, lanes, (columns + j * lanes.count * 4).value)
+        column = builder.fptosi(column.value, lanes.ints)
         d_2 = builder.sub(d_2, builder.shl(column, lanes.constant_int(6)))  # 2^22 is 64 of this digit
         low, middle, high = (Vector(builder, lanes, builder.sitofp(d, lanes.floats)) for d in (d_0, d_1, d_2))
         floats.append((fma(high, 65536.0, fma(middle, 256.0, low)) * scale).value)
     return floats
 
 
-def _below(builder, width, count):
-    """The lanes whose index is below `count` (i64)."""
-    wide = ir.VectorType(I64, width)
-    one = builder.insert_element(ir.Constant(wide, ir.Undefined), count, I32(0))
-    limit = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, width), [0] * width))
-    return builder.icmp_signed("<", ir.Constant(wide, list(range(width))), limit)
-
-
-def _read(builder, lanes, address, inside):
-    """The vector at an address; lanes outside a mask, where there is one, are not read and give zero."""
-    pointer = builder.inttoptr(address.value, lanes.floats.as_pointer())
-    if inside is None:
-        return Vector(builder, lanes, builder.load(pointer, align=4))
-    name, zero = f"llvm.masked.load.{lanes.suffix}.p0", lanes.constant(0.0)
-    return Vector(builder, lanes, call(builder, name, lanes.floats, pointer, I32(4), inside, zero))
+def _rest(builder, count, whole, width):
+    """The Mask of the elements of the last vector, of `count` of which `whole` came before it (both i64)."""
+    return Mask(builder, below(builder, builder.sub(count, whole), width))

@@ -12,7 +12,7 @@ widened, one after the other, or meet few rows as bytes (digits.py).
 from llvmlite import ir
 
 from . import target
-from .vector import I16, I32, I64, Vector, call, fma
+from .vector import I16, I32, Vector, below, call, fma, pointer, splat
 
 BFLOAT16, INT8 = 2, 1  # bytes
 
@@ -32,13 +32,13 @@ _BFloat._create_instance()
 def load(builder, lanes, address, mask=None):
     """A vector of bfloat16 at an address as a Vector of float32; zero outside the mask."""
     kind = ir.VectorType(I16, lanes.count)
-    pointer = builder.inttoptr(address, kind.as_pointer())
+    place = pointer(builder, address, kind)
     if mask is None:
-        halves = builder.load(pointer, align=BFLOAT16)
+        halves = builder.load(place, align=BFLOAT16)
     else:
         zero = ir.Constant(kind, [0] * lanes.count)
         name = f"llvm.masked.load.v{lanes.count}i16.p0"
-        halves = call(builder, name, kind, pointer, I32(BFLOAT16), mask.value, zero)
+        halves = call(builder, name, kind, place, I32(BFLOAT16), mask.value, zero)
     return _lower(builder, lanes, builder.zext(halves, lanes.ints))
 
 
@@ -48,12 +48,12 @@ def store(vector, address, mask=None):
     builder, lanes = vector.builder, vector.lanes
     kind = ir.VectorType(I16, lanes.count)
     halves = builder.trunc(builder.lshr(_rounded(vector), lanes.constant_int(16)), kind)
-    pointer = builder.inttoptr(address, kind.as_pointer())
+    place = pointer(builder, address, kind)
     if mask is None:
-        builder.store(halves, pointer, align=BFLOAT16)
+        builder.store(halves, place, align=BFLOAT16)
     else:
         name = f"llvm.masked.store.v{lanes.count}i16.p0"
-        call(builder, name, ir.VoidType(), halves, pointer, I32(BFLOAT16), mask.value)
+        call(builder, name, ir.VoidType(), halves, place, I32(BFLOAT16), mask.value)
 
 
 def _rounded(vector):
@@ -67,16 +67,12 @@ def load_pairs(builder, lanes, address, count=None):
     """A vector of pairs as they lie, for a Vector to carry; zeros beyond `count` elements (an i64; None: all)."""
     width = 2 * lanes.count
     kind = ir.VectorType(I16, width)
-    pointer = builder.inttoptr(address, kind.as_pointer())
+    place = pointer(builder, address, kind)
     if count is None:
-        pairs = builder.load(pointer, align=BFLOAT16)
+        pairs = builder.load(place, align=BFLOAT16)
     else:
-        few = builder.select(builder.icmp_signed("<", count, I64(width)), count, I64(width))
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(few, I16), I32(0))
-        limit = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, width), [0] * width))
-        inside = builder.icmp_signed("<", ir.Constant(kind, list(range(width))), limit)
         name, zero = f"llvm.masked.load.v{width}i16.p0", ir.Constant(kind, [0] * width)
-        pairs = call(builder, name, kind, pointer, I32(BFLOAT16), inside, zero)
+        pairs = call(builder, name, kind, place, I32(BFLOAT16), below(builder, count, width, I16), zero)
     return Vector(builder, lanes, builder.bitcast(pairs, lanes.floats))
 
 
@@ -99,8 +95,8 @@ def store_two(low, high, p, q):
     builder, count = low.builder, low.lanes.count
     both, kind = _round_two(low, high), ir.VectorType(I16, count)
     for first, address in ((0, p), (count, q)):
-        pointer = builder.inttoptr(address, kind.as_pointer())
-        builder.store(_chosen(builder, both, range(first, first + count)), pointer, align=BFLOAT16)
+        half = _chosen(builder, both, range(first, first + count))
+        builder.store(half, pointer(builder, address, kind), align=BFLOAT16)
 
 
 def _round_two(low, high):
@@ -144,9 +140,8 @@ def emit_pairs(builder, tile, values, a, stride, b, only=None):
     multiply = _dot if target.current().dots_bfloat16 else _widened
     result = []
     for i in range(tile.m):
-        pointer = builder.inttoptr((a + stride * (i * BFLOAT16)).value, half.as_pointer())
-        pair = builder.load(pointer, align=BFLOAT16)
-        pair = splat(builder, lanes, builder.zext(pair, I32) if single else pair)
+        pair = builder.load(pointer(builder, (a + stride * (i * BFLOAT16)).value, half), align=BFLOAT16)
+        pair = splat(builder, builder.zext(pair, I32) if single else pair, lanes.count)
         result += [multiply(builder, lanes, values[i * tile.n + j], pair, row[j]) for j in range(tile.n)]
     return result
 
@@ -161,8 +156,8 @@ def emit_widened(builder, tile, values, a, stride, b, weight, only=None):
         wide = [_element(builder, lanes, groups, place, weight) for groups in row]
         result = []
         for i in range(tile.m):
-            pointer = builder.inttoptr((a + (stride * i + k) * 4).value, lanes.element.as_pointer())
-            factor = Vector(builder, lanes, splat(builder, lanes, builder.load(pointer, align=4)))
+            factor = builder.load(pointer(builder, (a + (stride * i + k) * 4).value, lanes.element), align=4)
+            factor = Vector(builder, lanes, splat(builder, factor, lanes.count))
             values_ = values[i * tile.n : (i + 1) * tile.n]
             result += [fma(factor, w, Vector(builder, lanes, v)).value for w, v in zip(wide, values_)]
         values = result
@@ -172,7 +167,7 @@ def emit_widened(builder, tile, values, a, stride, b, weight, only=None):
 def _element(builder, lanes, groups, place, weight):
     """The elements at a place (i32) of groups of weights, as a Vector of float32."""
     bits = builder.shl(builder.sub(I32(4 // weight - 1), place), I32(3 + weight // 2))
-    upper = builder.shl(groups, splat(builder, lanes, bits))
+    upper = builder.shl(groups, splat(builder, bits, lanes.count))
     if weight == BFLOAT16:
         upper = builder.and_(upper, lanes.constant_int(-1 << 16))
         return Vector(builder, lanes, builder.bitcast(upper, lanes.floats))
@@ -204,11 +199,4 @@ def _lower(builder, lanes, ints):
 
 
 def _integers(builder, lanes, address):
-    return builder.load(builder.inttoptr(address, lanes.ints.as_pointer()), align=BFLOAT16)
-
-
-def splat(builder, lanes, scalar):
-    """A scalar of 32 bits in all lanes."""
-    empty = ir.Constant(ir.VectorType(scalar.type, lanes.count), ir.Undefined)
-    one = builder.insert_element(empty, scalar, I32(0))
-    return builder.shuffle_vector(one, empty, lanes.constant_int(0))
+    return builder.load(pointer(builder, address, lanes.ints), align=BFLOAT16)

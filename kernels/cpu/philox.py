@@ -11,7 +11,7 @@ from ..dropout import MULTIPLIERS, ROUNDS, WEYL
 from . import target
 from .inner import inner
 from .tiles import store, tile_op, zeros
-from .vector import I32, I64, Mask, select
+from .vector import I64, Mask, select, splat
 
 EIGHT = 8  # weights of one call
 _WORD = 0xFFFFFFFF
@@ -38,11 +38,11 @@ def _multipliers(frame):
     """(seed, threshold, rescale, eighth, query, head) -> eight keys' multipliers, the queries from `query` on."""
     seed, threshold, rescale, *counter = frame.integers
     builder, kind = frame.builder, ir.VectorType(I64, frame.width)
-    eighth, query, head = (_everywhere(builder, x.value, frame.width) for x in counter)
+    eighth, query, head = (splat(builder, x.value, frame.width) for x in counter)
     query = builder.add(query, ir.Constant(kind, list(range(frame.width))))
     key = builder.and_(seed.value, I64(_WORD)), builder.lshr(seed.value, I64(32))
     words = philox(builder, (eighth, query, head, ir.Constant(kind, [0] * frame.width)), key)
-    least, factor = _everywhere(builder, threshold.value, frame.width), frame.broadcast(rescale)
+    least, factor = splat(builder, threshold.value, frame.width), frame.broadcast(rescale)
     low, half = (ir.Constant(kind, [x] * frame.width) for x in (0xFFFF, 16))
     numbers = [number for word in words for number in (builder.and_(word, low), builder.lshr(word, half))]
     for row, number in zip(frame.tile, numbers):
@@ -57,16 +57,9 @@ def philox(builder, counter, key):
     c0, c1, c2, c3 = (builder.and_(c, word) for c in counter)
     for _ in range(ROUNDS):
         a, b = builder.mul(c0, multipliers[0]), builder.mul(c2, multipliers[1])
-        keys = [_everywhere(builder, k, kind.count) for k in key]
+        keys = [splat(builder, k, kind.count) for k in key]
         c0 = builder.xor(builder.xor(builder.lshr(b, high), c1), keys[0])
         c2 = builder.xor(builder.xor(builder.lshr(a, high), c3), keys[1])
         c1, c3 = builder.and_(b, word), builder.and_(a, word)
         key = [builder.and_(builder.add(k, I64(step)), I64(_WORD)) for k, step in zip(key, WEYL)]
     return c0, c1, c2, c3
-
-
-def _everywhere(builder, scalar, count):
-    """The integer in every lane."""
-    kind = ir.VectorType(I64, count)
-    zero, unknown = ir.Constant(ir.VectorType(I32, count), [0] * count), ir.Constant(kind, ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(unknown, scalar, I32(0)), unknown, zero)

@@ -17,7 +17,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 from . import narrow, target
-from .vector import I8, I32, I64, Int, Lanes, Mask, Vector, call, fma
+from .vector import I8, I32, Int, Lanes, Mask, Vector, below, fma, load_vector, pointer, splat, store_vector
 
 
 class Tile(types.Type):
@@ -34,24 +34,6 @@ class Tile(types.Type):
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager, tile):
         super().__init__(manager, tile, tile.registers)
-
-
-def _pointer(builder, address, kind):
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def _load(builder, lanes, address):
-    return builder.load(_pointer(builder, address, lanes.floats), align=lanes.size)
-
-
-def _load_vector(builder, lanes, address):
-    return Vector(builder, lanes, _load(builder, lanes, address))
-
-
-def _splat(builder, lanes, scalar):
-    one = builder.insert_element(ir.Constant(lanes.floats, ir.Undefined), scalar, I32(0))
-    zero = ir.Constant(ir.VectorType(I32, lanes.count), [0] * lanes.count)
-    return builder.shuffle_vector(one, ir.Constant(lanes.floats, ir.Undefined), zero)
 
 
 def _addresses(builder, tile, base, stride):
@@ -86,7 +68,8 @@ def zeros(typing, m, n, size):
 def load(typing, like, p, stride):
     def generate(context, builder, signature, arguments):
         _, base, step = arguments
-        return pack(builder, like, [_load(builder, like.lanes, a) for a in _addresses(builder, like, base, step)])
+        places = _addresses(builder, like, base, step)
+        return pack(builder, like, [load_vector(builder, like.lanes, place).value for place in places])
 
     return like(like, types.intp, types.intp), generate
 
@@ -96,7 +79,7 @@ def store(typing, tile, p, stride):
     def generate(context, builder, signature, arguments):
         array, base, step = arguments
         for value, address in zip(unpack(builder, tile, array), _addresses(builder, tile, base, step)):
-            builder.store(value, _pointer(builder, address, tile.lanes.floats), align=tile.size)
+            store_vector(Vector(builder, tile.lanes, value), address)
         return context.get_dummy_value()
 
     return types.void(tile, types.intp, types.intp), generate
@@ -111,14 +94,18 @@ def add(typing, x, y):
     return x(x, x), generate
 
 
+def _broadcast(builder, lanes, address):
+    scalar = builder.load(pointer(builder, address, lanes.element), align=lanes.size)
+    return Vector(builder, lanes, splat(builder, scalar, lanes.count))
+
+
 def emit_outer(builder, tile, values, a, stride, b):
     """The tile's vectors `values` plus one term of a product: column a (rows `stride` apart) times the row at b."""
     lanes, size = tile.lanes, tile.size
-    row = [_load_vector(builder, lanes, (b + j * lanes.count * size).value) for j in range(tile.n)]
+    row = [load_vector(builder, lanes, (b + j * lanes.count * size).value) for j in range(tile.n)]
     result = []
     for i in range(tile.m):
-        scalar = builder.load(_pointer(builder, (a + stride * (i * size)).value, lanes.element), align=size)
-        factor = Vector(builder, lanes, _splat(builder, lanes, scalar))
+        factor = _broadcast(builder, lanes, (a + stride * (i * size)).value)
         for j in range(tile.n):
             result.append(fma(factor, row[j], Vector(builder, lanes, values[i * tile.n + j])).value)
     return result
@@ -135,11 +122,11 @@ def outer(typing, tile, a, stride, b):
 
 
 def emit_prefetch(builder, address):
-    pointer = _pointer(builder, address.value, I8)
+    place = pointer(builder, address.value, I8)
     function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32]), "llvm.prefetch.p0"
+        builder.module, ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32]), "llvm.prefetch.p0"
     )
-    builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+    builder.call(function, [place, I32(0), I32(3), I32(1)])
 
 
 @intrinsic
@@ -168,46 +155,26 @@ class Frame:
         return Vector(self.builder, self.lanes, self.lanes.constant(float(value)))
 
     def below(self, count):
-        """The Mask of the lanes whose index is below the Int `count` (which may be negative, or large)."""
-        wide = ir.VectorType(I32, self.width)
-        few = self.builder.icmp_signed("<", count.value, I64(self.width))
-        at_most = self.builder.select(few, count.value, I64(self.width))
-        positive = self.builder.icmp_signed(">", at_most, I64(0))
-        narrow = self.builder.trunc(self.builder.select(positive, at_most, I64(0)), I32)
-        one = self.builder.insert_element(ir.Constant(wide, ir.Undefined), narrow, I32(0))
-        limit = self.builder.shuffle_vector(one, ir.Constant(wide, ir.Undefined), ir.Constant(wide, [0] * self.width))
-        index = ir.Constant(wide, list(range(self.width)))
-        return Mask(self.builder, self.builder.icmp_signed("<", index, limit))
+        """The Mask of the lanes whose index is below the Int `count`, as `vector.below` has it."""
+        return Mask(self.builder, below(self.builder, count.value, self.width))
 
     def load(self, address, mask=None, stored=None):
         """The vector at an address (Int); lanes outside the mask are not read and give zero. stored: bytes of an
         element in memory where they are not those of a lane: 2, bfloat16."""
         if stored == narrow.BFLOAT16:
             return narrow.load(self.builder, self.lanes, address.value, mask)
-        if mask is None:
-            return _load_vector(self.builder, self.lanes, address.value)
-        pointer = _pointer(self.builder, address.value, self.lanes.floats)
-        name = f"llvm.masked.load.{self.lanes.suffix}.p0"
-        align = I32(self.lanes.size)
-        value = call(self.builder, name, self.lanes.floats, pointer, align, mask.value, self.lanes.constant(0.0))
-        return Vector(self.builder, self.lanes, value)
+        return load_vector(self.builder, self.lanes, address.value, mask)
 
     def broadcast(self, address):
         """The one element at an address, in every lane."""
-        scalar = self.builder.load(_pointer(self.builder, address.value, self.lanes.element), align=self.lanes.size)
-        return Vector(self.builder, self.lanes, _splat(self.builder, self.lanes, scalar))
+        return _broadcast(self.builder, self.lanes, address.value)
 
     def store(self, vector, address, mask=None, stored=None):
         """Write a vector; lanes outside the mask are left as they are. stored: as in `load`."""
         if stored == narrow.BFLOAT16:
             narrow.store(vector, address.value, mask)
-            return
-        pointer = _pointer(self.builder, address.value, self.lanes.floats)
-        if mask is None:
-            self.builder.store(vector.value, pointer, align=self.lanes.size)
         else:
-            name = f"llvm.masked.store.{self.lanes.suffix}.p0"
-            call(self.builder, name, ir.VoidType(), vector.value, pointer, I32(self.lanes.size), mask.value)
+            store_vector(vector, address.value, mask)
 
 
 def tile_op(function):

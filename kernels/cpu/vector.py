@@ -36,6 +36,26 @@ def call(builder, name, result, *arguments):
     return builder.call(function, list(arguments))
 
 
+def pointer(builder, address, kind):
+    """An address (i64) as a pointer."""
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def splat(builder, scalar, count):
+    """A scalar, of any type, in each of `count` lanes."""
+    empty = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+    one = builder.insert_element(empty, scalar, I32(0))
+    return builder.shuffle_vector(one, empty, ir.Constant(ir.VectorType(I32, count), [0] * count))
+
+
+def below(builder, limit, count, kind=I32):
+    """Which of `count` lanes have an index below `limit`, an i64 that may be as large, but not as small, as it likes:
+    at least the smallest integer of `kind`."""
+    few = builder.icmp_signed("<", limit, I64(count))
+    limit = splat(builder, builder.trunc(builder.select(few, limit, I64(count)), kind), count)
+    return builder.icmp_signed("<", ir.Constant(ir.VectorType(kind, count), list(range(count))), limit)
+
+
 class Int:
     """A 64-bit integer at run time; + and * with Ints and Python integers."""
 
@@ -143,6 +163,26 @@ def fma(x, y, z):
     """x y + z; fused where the target has the instruction (fmuladd: never a call into libm)."""
     floats = x.lanes.floats
     return x.new(call(x.builder, f"llvm.fmuladd.{x.lanes.suffix}", floats, x.value, x.of(y).value, x.of(z).value))
+
+
+def load_vector(builder, lanes, address, mask=None):
+    """The Vector at an address (i64); lanes outside the Mask are not read and give zero."""
+    place = pointer(builder, address, lanes.floats)
+    if mask is None:
+        return Vector(builder, lanes, builder.load(place, align=lanes.size))
+    name, zero = f"llvm.masked.load.{lanes.suffix}.p0", lanes.constant(0.0)
+    return Vector(builder, lanes, call(builder, name, lanes.floats, place, I32(lanes.size), mask.value, zero))
+
+
+def store_vector(vector, address, mask=None):
+    """Writes a Vector to an address (i64); lanes outside the Mask are left as they are."""
+    builder, lanes = vector.builder, vector.lanes
+    place = pointer(builder, address, lanes.floats)
+    if mask is None:
+        builder.store(vector.value, place, align=lanes.size)
+    else:
+        name = f"llvm.masked.store.{lanes.suffix}.p0"
+        call(builder, name, ir.VoidType(), vector.value, place, I32(lanes.size), mask.value)
 
 
 def select(mask, x, y):

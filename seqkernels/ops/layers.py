@@ -3,9 +3,9 @@
 import torch
 
 from .. import _backends, _check
-from .double_backward import differentiable, recorded_gradients
 from .drivers import driver
 from .packing import per_layer
+from .reference_gradients import differentiable, recorded_gradients
 from .scan import needs_gradient, plain_call, through_operator
 from .scan_kernels import readable
 

@@ -12,7 +12,7 @@ anew: the gates by products over many steps at once, states that it is not given
 import torch
 
 from .. import _check
-from . import autocast, double_backward
+from . import autocast, reference_gradients
 from .drivers import driver
 from .ragged import Ragged
 from .scan_kernels import backward_fake, backward_kernel, forward, forward_fake, forward_kernel, trusted_backward
@@ -120,8 +120,8 @@ def _gradients(ctx, dy, dh_n, dc_n, needs_dx, needs_dw, run):
     weights, (states, gates, *ragged) = rest[: ctx.per_layer], rest[ctx.per_layer :]
     cell, batch_first = ctx.cell, ctx.batch_first
     dc_n = None if c_0 is None else dc_n
-    if double_backward.are_batched(dy, dh_n, dc_n):
-        run = double_backward.of_batch
+    if reference_gradients.are_batched(dy, dh_n, dc_n):
+        run = reference_gradients.of_batch
     if dy is None and dh_n is None and dc_n is None:
         return None, None, None, [None] * len(weights), None, None
     dx, dh_0, dc_0, dweights, *dreset = run(
@@ -157,7 +157,7 @@ class _Recorded(torch.autograd.Function):
         records, none_given = torch.is_grad_enabled(), all(d is None for d in upstream)
         if ctx.shared is not None and not ctx.shared.wanted():
             needs = needs[0], False
-        elif ctx.shared is not None and not (records or none_given or double_backward.are_batched(*upstream)):
+        elif ctx.shared is not None and not (records or none_given or reference_gradients.are_batched(*upstream)):
             gradients = ctx.plan.backward(ctx.shared, upstream, needs[0], *ctx.saved_tensors)
             return *[None] * 6, *gradients, *[None] * ctx.per_layer
         run = torch.ops.seqkernels.scan_backward if records else trusted_backward
@@ -179,7 +179,7 @@ torch.library.register_fake("seqkernels::scan", forward_fake, lib=_LIB)
 torch.library.register_fake("seqkernels::scan_backward", backward_fake, lib=_LIB)
 torch.library.register_autograd("seqkernels::scan", _backward, setup_context=_save_for_backward, lib=_LIB)
 torch.library.register_autograd(
-    "seqkernels::scan_backward", double_backward.run, setup_context=double_backward.save, lib=_LIB
+    "seqkernels::scan_backward", reference_gradients.run, setup_context=reference_gradients.save, lib=_LIB
 )
 autocast.register(_LIB, "scan")
 autocast.register(_LIB, "scan_backward", casts=False)

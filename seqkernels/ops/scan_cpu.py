@@ -47,27 +47,23 @@ def forward(cell, x, h0, c0, weights, batch_first, save, packed=None, ragged=NOT
     """
     rows, dtype = rows_of(x, h0, batch_first, ragged), x.dtype
     x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(None if c0 is None else c0.to(computed(dtype)))
-    (D, B, H), S = h0.shape, CELLS[cell].states
+    D, B, H = h0.shape
     if packed is None:
         kept = kept_parameters(cell, weights, rows.T) if save else None
         packed = packed_by(kept, cell, weights)
     y = on_huge_pages(rows.empty(x, D * H))
     h_n, c_n = rows.final(h0), None if c0 is None else rows.final(c0)
-    states = leased(S * D * prod(rows.kept) * H, kept_dtype(dtype)).view(S, D, *rows.kept, H) if save else None
+    kept = CELLS[cell].states, D, *rows.kept, H
     places = ([rows.offset(x, d) for d in range(D)], [rows.offset(y, d, d * H) for d in range(D)])
     counts = rows.count, prod(rows.kept), rows.stride
     scan = Scan.of(cell, packed, dtype, (rows.T, B, x.shape[-1], H), *places, save, counts, save and not recompute)
-    gates = leased(scan.gates_elements, kept_dtype(dtype)) if scan.keeps_gates else None
-    starts = (x.data_ptr(), h0.data_ptr(), 0 if c0 is None else c0.data_ptr())
-    ends = (y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr())
-    kept = [0 if t is None else t.data_ptr() for t in (states, gates)]
     if rows.lengths is None:
-        scan(packed, *starts, *ends, *kept)
+        states, gates = scan.run(packed, kept, x, h0, c0, y, h_n, c_n)
     else:
         fresh = [None if s is None else torch.empty_like(s) for s in (h0, c0)]
         states_ = (*reset_states(rows, h0, c0, ragged), *fresh)
         others = [(rows.steps[d], rows.marks[d], *(address(s, d) for s in states_)) for d in range(D)]
-        scan(packed, *starts, *ends, *kept, rows.lengths, others)
+        states, gates = scan.run(packed, kept, x, h0, c0, y, h_n, c_n, lengths=rows.lengths, others=others)
         if save:  # what no row has is never read, but an operator's outputs are defined
             for state, kind in zip(states, (dtype, kept_dtype(dtype))):
                 state.view(kind).view(-1)[: D * prod(rows.kept) * H].view(D, -1, H)[:, rows.count :] = 0
@@ -110,6 +106,13 @@ class Scan:
         """For PackedWeights of the cell."""
         given = cell, packed.weight, len(packed.directions), dtype, sizes, tuple(x), tuple(y), save, rows, keeps_gates
         return _scan(cls, given)
+
+    def run(self, packed, kept, *tensors, **ragged):
+        """Calls it with x, h0, c0, y, h_n, c_n; returns states, of the sizes `kept`, and gates, where they are kept."""
+        states = leased(prod(kept), self._dtype).view(kept) if self._save else None
+        gates = leased(self.gates_elements, self._dtype) if self.keeps_gates else None
+        self(packed, *[0 if t is None else t.data_ptr() for t in (*tensors, states, gates)], **ragged)
+        return states, gates
 
     def __call__(self, packed, x, h0, c0, y, h_n, c_n, states=0, gates=0, lengths=None, others=((0,) * 6,) * 2):
         """PackedWeights, then addresses: of y with its D H columns, of states and gates where they are kept, c0 and c_n

@@ -12,7 +12,7 @@ from .scan_cpu import Scan
 from .scan_rows import dense_offset
 from .shared_weights import SharedWeights
 from .step_backward_cpu import StepBackward
-from .workspace import leased, on_huge_pages
+from .workspace import on_huge_pages
 
 _MOST = 4  # calls that a module keeps: the first step of a loop is unlike the others
 
@@ -72,16 +72,11 @@ class TrainingPlan(Known):
 
     def forward(self, x, h, c, weights):
         """y, h_n, c_n, states and gates, as `scan_cpu.forward` with save; of a cell y is h_n."""
-        packed, wide = packed_by(self._kept, self.cell, weights), self._wide
-        h_n, c = torch.empty_like(h), None if c is None else c.to(wide)
+        packed = packed_by(self._kept, self.cell, weights)
+        h_n, c = torch.empty_like(h), None if c is None else c.to(self._wide)
         c_n = None if c is None else torch.empty_like(c)
         y = h_n if self._y is None else on_huge_pages(torch.empty(self._y, dtype=self._dtype))
-        S, D, T, B, H = self._states
-        states = leased(S * D * T * B * H, wide).view(self._states)
-        gates = leased(self._scan.gates_elements, wide)
-        starts = x.data_ptr(), h.data_ptr(), 0 if c is None else c.data_ptr()
-        ends = y.data_ptr(), h_n.data_ptr(), 0 if c_n is None else c_n.data_ptr()
-        self._scan(packed, *starts, *ends, states.data_ptr(), gates.data_ptr())
+        states, gates = self._scan.run(packed, self._states, x, h, c, y, h_n, c_n)
         return y, h_n, None if c_n is None else c_n.to(self._dtype), states, gates
 
     def _kept_of(self, weights):
