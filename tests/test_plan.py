@@ -4,6 +4,8 @@ import pytest
 import torch
 from test_step import I, agree, leaves, pair
 
+import seqkernels
+
 KINDS = ("RNN", "LSTM", "GRU")
 OPTIONS = (
     {},
@@ -82,6 +84,25 @@ def test_threads_may_change_between_calls(threads):
         one = [module(x)[0] for _ in range(2)][-1]
         torch.set_num_threads(threads)
         assert torch.equal(module(x)[0], one)
+
+
+@pytest.mark.parametrize("form", [None, pytest.param("int8", marks=pytest.mark.slow)])
+@kinds
+def test_a_step_of_many_rows_is_the_same_alone_and_shared_out(kind, form):
+    """One thread takes the kernel for a single step while the rows are few enough, two share out a scan."""
+    module = getattr(seqkernels.nn, kind)(I, 600)
+    module.weight_format = form
+    with torch.no_grad():
+        for B in (16, 31, 36, 37):
+            x, hx = given(module, kind, 1, B)
+            results = []
+            for threads in (1, 2, 1):
+                torch.set_num_threads(threads)
+                results.append(leaves(module(x, hx)))
+            assert all(all(map(torch.equal, results[0], other)) for other in results[1:]), B
+            module.weight_hh_l0.data.mul_(0.9)
+            torch.set_num_threads(1)
+            assert not torch.equal(leaves(module(x, hx))[0], results[0][0])
 
 
 def test_an_attribute_that_is_set_makes_another_call():

@@ -50,6 +50,23 @@ def test_steps_are_the_sequence(make, options):
         torch.testing.assert_close(stream.state, final)
 
 
+@pytest.mark.parametrize("make", [nn.RNN, nn.LSTM, nn.GRU])
+def test_threads_share_a_step_and_change_no_bit(make):
+    """Large enough that two threads share the weights, in place: neither may see the other's part of the new state."""
+    module, x = make(I, 700, num_layers=2), torch.randn(12, 1, I)
+    runs = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        stream = Stream(module)
+        runs.append([stream(x_t).clone() for x_t in x])
+        module.weight_hh_l1.data.mul_(2)
+        changed = stream(x[0]).clone()
+        module.weight_hh_l1.data.mul_(0.5)
+        runs[-1].append(changed)
+    assert all(all(map(torch.equal, runs[0], run)) for run in runs[1:])
+    assert not torch.equal(runs[0][-1], Stream(module)(x[0]))
+
+
 @pytest.mark.parametrize("shape", ((1, B, 4), (1, 4)))
 def test_the_given_state_is_copied_and_shown(shape):
     module = nn.LSTM(I, 4)

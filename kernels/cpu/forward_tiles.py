@@ -115,7 +115,7 @@ def cell_op(name, shape, save, c_size):
 def copy_rows(shape, stored):
     """A function that copies rows first ... last - 1 of H elements, `stride` apart, to contiguous ones. stored: bytes
     of an element."""
-    copy_row = _copy_row(shape, stored)
+    copy_row = row_copier(shape, stored)
 
     @inner
     def copy(source, stride, target, H, first, last):
@@ -128,7 +128,7 @@ def copy_rows(shape, stored):
 def gather_rows(shape, stored):
     """A function that copies the states of rows first ... last - 1 before a step, as `state_before` finds them, to
     contiguous rows."""
-    find, copy_row = state_before(stored), _copy_row(shape, stored)
+    find, copy_row = state_before(stored), row_copier(shape, stored)
 
     @inner
     def gather(first, last, mark, live_before, places, target, H):
@@ -138,7 +138,8 @@ def gather_rows(shape, stored):
     return gather
 
 
-def _copy_row(shape, stored):
+def row_copier(shape, stored):
+    """A function copy(source, target, count) of elements that follow each other. stored: bytes of an element."""
     size, W = shape.size, shape.lanes
 
     @tile_op
@@ -148,8 +149,8 @@ def _copy_row(shape, stored):
         frame.store(frame.load(source, inside, stored), target, inside, stored)
 
     @inner
-    def copy(source, target, H):
-        for k in range(0, H, W):
-            move(zeros(1, 1, size), (source + stored * k, target + stored * k, H - k))
+    def copy(source, target, count):
+        for k in range(0, count, W):
+            move(zeros(1, 1, size), (source + stored * k, target + stored * k, count - k))
 
     return copy

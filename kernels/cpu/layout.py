@@ -24,6 +24,7 @@ from . import target
 PANEL = 4  # vectors of a backward tile
 WIDE = 2  # vectors of a tile of a weight's gradient: its columns are wasted past the last multiple
 FEW_ROWS = 16  # a batch of fewer is never split
+_STEP_TILES = 6  # tiles of rows for which a single step reads its weights once
 _CHUNK_ROWS = 192
 
 
@@ -64,6 +65,11 @@ class Layout:
 
     def slabs(self, H):
         return -(-H // self.slab_units)
+
+    @property
+    def step_rows(self):
+        """Rows for which a single step reads its weights once, on the cuts of a batch."""
+        return _STEP_TILES * target.current().rows(self.vectors)
 
     @property
     def per_lane(self):

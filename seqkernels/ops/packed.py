@@ -2,6 +2,7 @@
 
 import ctypes
 import weakref
+from operator import attrgetter
 
 import torch
 
@@ -10,7 +11,7 @@ from seqkernels.kernels.cells import CELLS
 from .compiled import compiled
 from .packing import PackedWeights, pack_backward, per_direction
 
-_POINTER, _VERSION = torch.Tensor.data_ptr, torch.Tensor._version.__get__
+_POINTER, _VERSION = torch.Tensor.data_ptr, attrgetter("_version")
 _cache = {}
 
 
@@ -64,10 +65,10 @@ class Unmoved:
     operators."""
 
     def __init__(self, tensors):
-        self._pointers, self._versions = list(map(_POINTER, tensors)), list(map(_VERSION, tensors))
+        self._known = [*map(_POINTER, tensors), *map(_VERSION, tensors)]
 
     def __call__(self, tensors):
-        return list(map(_POINTER, tensors)) == self._pointers and list(map(_VERSION, tensors)) == self._versions
+        return [*map(_POINTER, tensors), *map(_VERSION, tensors)] == self._known
 
 
 class Kept:

@@ -2,19 +2,22 @@
 allocate the results, and to call the kernels."""
 
 from functools import partial
+from math import prod
 from operator import is_, itemgetter
 from typing import NamedTuple
 
 import torch
 
 from .._check import overridden
-from .compiled import compiled, computed
+from .compiled import compiled, computed, widths
 from .guards import guard
 from .packed import Unmoved
 from .scan_cpu import Scan
 from .scan_rows import dense_offset
 from .step_cpu import Step
 from .workspace import on_huge_pages
+
+_FEW = 1 << 14  # elements of a result up to which one like it is kept: torch.empty_like is quicker than torch.empty
 
 
 class Sizes(NamedTuple):
@@ -69,8 +72,12 @@ class Plan(Known):
         super().__init__(weights, x, h, c)
         self._weights = tuple(weights.values())
         self._unmoved = Unmoved(self._weights)
-        self._run, self._y, self._dtype = _runner(kept, x, h, sizes), sizes.y, x.dtype
-        self._widens_c = self._has_c and isinstance(self._run, _Scans) and computed(x.dtype) != x.dtype
+        self._runner, self._dtype = _runner(kept, x, h, sizes), x.dtype
+        self._run = self._runner.run
+        self._widens_c = self._has_c and isinstance(self._runner, _Scans) and computed(x.dtype) != x.dtype
+        self._y = sizes.y
+        few = self._y is not None and prod(self._y) <= _FEW
+        self._like_y = torch.empty(self._y, dtype=x.dtype) if few else None
 
     def __call__(self, parameters, x, hx):
         """What the module with these parameters returns, or None where this call is another or a weight has changed."""
@@ -80,11 +87,13 @@ class Plan(Known):
         h, c, weights = given
         if not all(map(is_, weights, self._weights)) or not self._unmoved(weights):
             return None
-        return self._results(x, h, c)
-
-    def _results(self, x, h, c):
         h_n = torch.empty_like(h)
-        y = h_n if self._y is None else on_huge_pages(torch.empty(self._y, dtype=self._dtype))
+        if self._y is None:
+            y = h_n
+        elif self._like_y is not None:
+            y = torch.empty_like(self._like_y)
+        else:
+            y = on_huge_pages(torch.empty(self._y, dtype=self._dtype))
         if self._widens_c:
             c = c.to(computed(self._dtype))
         c_n = torch.empty_like(c) if self._has_c else h_n
@@ -96,10 +105,10 @@ class Plan(Known):
 
 
 def _runner(kept, x, h, sizes):
-    """A function of the addresses of x, h, c, y, h_n and c_n, c any where there is none; false, and nothing done, where
-    the contents of the weights have changed."""
-    few = compiled().few_rows > sizes.B
-    if few and sizes.T == sizes.D == len(kept) == 1:
+    """What has `run`, a function of the addresses of x, h, c, y, h_n and c_n, c any where there is none; false, and
+    nothing done, where the contents of the weights have changed."""
+    single = sizes.T == sizes.D == len(kept) == 1
+    if single and compiled().layout(kept[0].cell, widths(x.dtype)[0], False).step_rows >= sizes.B:
         return Step(kept[0], x.dtype, sizes.x[1], sizes.B)
     return _Scans(kept, x, h, sizes)
 
@@ -124,7 +133,7 @@ class _Scans:
             scan = Scan.of(layer.cell, layer.packed, dtype, own_sizes, inputs, outputs)
             self._scans.append(partial(scan, layer.packed))
 
-    def __call__(self, x, h, c, y, h_n, c_n):
+    def run(self, x, h, c, y, h_n, c_n):
         if not all([layer.unchanged() for layer in self._kept]):
             return False
         *below, last = self._scans

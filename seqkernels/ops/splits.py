@@ -7,9 +7,14 @@ from .compiled import compiled
 _WORTH_A_THREAD = 4e6  # operations: 40 us of one core, against 4 us to hand work over
 
 
+def worth_threads(operations):
+    """Whether a piece of work is worth more than one thread."""
+    return operations >= _WORTH_A_THREAD
+
+
 def parts_for(operations):
     """How many parts a piece of work is worth."""
-    return torch.get_num_threads() if operations >= _WORTH_A_THREAD else 1
+    return torch.get_num_threads() if worth_threads(operations) else 1
 
 
 def row_ranges(B, vectors, parts, lengths=None):
