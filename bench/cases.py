@@ -1,4 +1,4 @@
-"""The named grid of cases, and what each is expected to show.
+"""The named grid of cases.
 
 T time, B batch, I input, H hidden, L layers, N heads, D head size. I = H wherever it is not given.
 """
@@ -55,16 +55,6 @@ class Case:
         """Steps of each row, the longest first: all T, or where they are ragged evenly from T down to T/B."""
         return [max(1, self.T * (self.B - row) // self.B) if self.ragged else self.T for row in range(self.B)]
 
-    @property
-    def plain(self):
-        """True for what expectations are about: float32, one layer, one direction, rows of one length, the shapes of
-        SHAPES and KEYS, one row in a step."""
-        if self.operation in ATTENTION:
-            shaped = self.B == 1 and self.T in KEYS[self.operation]
-        else:
-            shaped = self.B == 1 if self.mode == "step" else (self.T, self.B, self.H) in SHAPES
-        return shaped and self.dtype == "float32" and self.L == 1 and not self.bidirectional and not self.ragged
-
     def smoke(self):
         """The same case at a size that runs in a moment."""
         sizes = {"T": 5, "B": 3, "H": 9, "N": 2, "D": 8}
@@ -76,7 +66,6 @@ class Case:
 
 
 SHAPES = [(128, 1, 128), (128, 1, 512), (128, 32, 128), (128, 32, 512), (512, 64, 256), (64, 64, 1024)]
-KEYS = {"attention": (512, 2048), "decode": (16384,)}
 QUICK = {"lstm": SHAPES[2:3], "gru": SHAPES[2:3], "rnn": []}
 DEFAULT = {"lstm": SHAPES[:4], "gru": SHAPES[2:3], "rnn": SHAPES[2:3]}
 # Rows and units that divide by no vector, tile or thread; a few units; sequences of thousands of steps.
@@ -111,7 +100,7 @@ def _steps():
 
 
 def _attention():
-    for T in KEYS["attention"]:
+    for T in (512, 2048):
         for causal in (False, True):
             subset = "full" if T == 512 else "quick" if causal else "default"
             yield Case("attention", T=T, N=8, D=64, causal=causal, subset=subset)
@@ -157,43 +146,3 @@ GRID = [*_sequences(), *_steps(), *_attention(), *_stacks(), *_dtypes()]
 def select(subset):
     """The cases of a subset: those of the smaller subsets are among them."""
     return [case for case in GRID if SUBSETS.index(case.subset) <= SUBSETS.index(subset)]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What rows of the grid are expected to show: ratio = time of the peer / our time, at least `ratio`.
-
-    peer: the name of a provider, or "best" for the fastest peer of the row.
-    mean: the geometric mean over the rows is meant, instead of each row.
-    """
-
-    text: str
-    operation: str
-    mode: str
-    ratio: float
-    peer: str = "best"
-    mean: bool = False
-    H: tuple = ()
-
-    def covers(self, case):
-        """Whether a case is one of this target's rows."""
-        same = (case.operation, case.mode) == (self.operation, self.mode)
-        return case.plain and same and (not self.H or case.H in self.H)
-
-
-TARGETS = [
-    Target("LSTM forward, each shape", "lstm", "forward", 1.0),
-    Target("LSTM forward, geometric mean", "lstm", "forward", 1.15, mean=True),
-    Target("LSTM training, each shape", "lstm", "training", 1.15, peer="torch"),
-    Target("LSTM training, geometric mean", "lstm", "training", 1.15, peer="torch", mean=True),
-    *(
-        Target(f"{operation.upper()} {mode}, each shape", operation, mode, 2.0, peer="torch")
-        for operation in ("rnn", "gru")
-        for mode in ("forward", "training")
-    ),
-    Target("nn.LSTM with T=1, B=1, H=128", "lstm", "step", 8.0, peer="torch", H=(128,)),
-    Target("nn.LSTM with T=1, B=1, H=256 to 1024", "lstm", "step", 20.0, peer="torch", H=(256, 512, 1024)),
-    Target("nn.LSTMCell with B=1, H=64 to 512", "lstm_cell", "step", 1.5, peer="torch"),
-    Target("attention forward, causal and full, N=8, D=64", "attention", "forward", 2.0, peer="torch"),
-    Target("decode, one query, N=8, D=64, 16384 keys", "decode", "forward", 1.3, peer="torch"),
-]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import library, machine, report, text
 from .records import Records
-from .studies import endurance, formats, generation, grid, training
+from .studies import STUDIES, endurance, formats, generation, grid, training
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ AMOUNTS = {
     "default": Amount(75.0, 16_384, 100_000, 1.5, 500),
     "full": Amount(75.0, 16_384, 1_000_000, 2.5, 1500),
 }
-STUDIES = ("training", "generation", "endurance", "formats", "race")
 
 
 def bench(arguments):

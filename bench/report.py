@@ -62,6 +62,13 @@ def crossing(cross, generation):
     return value if value == low == high else f"{value} ({low} to {high})"
 
 
+def rows(verdict):
+    """How many rows of an expectation have the ratio, of how many; and how many it needs that have no time."""
+    words = f"{verdict['kept']} of {verdict['rows']}"
+    missing = verdict["expected"] - verdict["rows"]
+    return words + f", {missing} without a time" * (missing > 0)
+
+
 class ReportError(Exception):
     """There is nothing to report, or no place for it; the message says what is needed."""
 
@@ -88,7 +95,7 @@ def _environment():
         lstrip_blocks=True,
     )
     environment.filters |= {"interval": interval, "seconds": seconds, "size": size, "side": side}
-    environment.filters |= {"threads": threads, "peaks": peaks}
+    environment.filters |= {"threads": threads, "peaks": peaks, "rows": rows}
     environment.globals |= {"crossing": crossing}
     return environment
 

@@ -6,9 +6,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from .bench.studies import STUDIES as STUDIES_ON_A_CPU
+
 EXTRAS = ("matplotlib", "jinja2", "rich")
 STUDIES = {
-    "cpu": ("training", "generation", "endurance", "formats", "race"),
+    "cpu": STUDIES_ON_A_CPU,
     "cuda": ("ceilings", "scan", "attention", "decode", "step", "curves", "names"),
 }
 

@@ -6,9 +6,10 @@ import re
 
 import pytest
 import torch
-from canned import FINGERPRINT, fill
+from canned import FINGERPRINT, fill, race
 from PIL import Image
-from seqkernels.bench import main, report
+from seqkernels.bench import main, race_rows, report, targets
+from seqkernels.bench.cases import GRID
 from seqkernels.bench.records import FILE, Records
 from seqkernels.bench.runners import CURVES
 
@@ -38,13 +39,29 @@ def test_figures(made):
 
 def test_best_peer_decides_and_wrong_rows_do_not_hold(made):
     _, data = made
-    found = {(v["target"], v["peer"]): v for v in data["targets"] if v["threads"] == 1}
-    best = found["LSTM forward, each shape", "onnxruntime"]
-    assert best["figure"][0] == pytest.approx(1.25) and best["holds"]
-    assert not found["GRU forward, each shape", "torch"]["holds"]
-    assert found["RNN forward, each shape", "torch"]["verdict"] == "wrong"
-    mean = found["LSTM forward, geometric mean", "best"]
-    assert mean["holds"] is None and mean["row"] == "1 of 6 shapes" and "--full" in mean["verdict"]
+    found = {v["target"]: v for v in data["targets"] if v["threads"] == 1}
+    lstm, rnn, every = (found[text] for text in ("LSTM, inference", "RNN, inference", "every row"))
+    assert lstm["mean"] == lstm["least"] == pytest.approx([1.25] * 3)
+    assert lstm["least_row"] == "lstm-T128-B1-H128-float32-forward"
+    assert (lstm["kept"], lstm["rows"], lstm["expected"], lstm["holds"]) == (1, 1, 18, None)
+    assert "--full" in lstm["verdict"]
+    assert (rnn["rows"], rnn["mean"], rnn["holds"], rnn["verdict"]) == (0, None, False, "does not hold")
+    assert (every["kept"], every["rows"], every["holds"]) == (1, 2, False)
+    assert "attention, inference" not in found
+
+
+def test_a_target_on_a_whole_grid():
+    """One each holds where all do, one on the mean where the mean does; a row below 1 takes the first away."""
+
+    def held(theirs):
+        records = [race(case, "torch", [1e-3] * 9, [theirs(case)] * 9) for case in GRID]
+        found = {v["target"]: v for v in targets.verdicts(race_rows.rows(records))}
+        assert all(v["rows"] == v["expected"] for v in found.values())
+        return {text: v["holds"] for text, v in found.items()}
+
+    assert set(held(lambda case: 21e-3).values()) == {True}
+    few = held(lambda case: 0.9e-3 if case.H == 33 else 2e-3)
+    assert not few["every row"] and few["LSTM, inference"] and few["LSTM, training"] and not few["RNN, inference"]
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
@@ -55,7 +72,8 @@ def test_text_is_complete(made, name):
         *CURVES,
         *("stops before T=1", "6.5 s", "1,000", "1.50 (1.50 to 1.50)", "1.75 (1.75 to 1.75)", "wrong", "failed"),
         *("ratio to it", "lstm-T128-B1-H128-float32-forward, 2 threads", "float32 100 GFLOP/s", "memory 20 GB/s"),
-        *("onnxruntime did not race", "does not hold", "1.0×", "Kernels compiled during this run: 5"),
+        *("onnxruntime did not race", "does not hold", "Kernels compiled during this run: 5"),
+        *("each ≥ 1× best peer", "1 of 2, 153 without a time"),
         *("int8 weights", "2.1375", "48.75%", "93.75%", "0.062", "0.25", "1,500 steps", "32,768 held-out", "is 3.50"),
         *("Denormals kept", "THP_MEM_ALLOC_ENABLE unset", "onnxruntime not installed", "2,000 steps left 0 bytes"),
     ):
@@ -100,11 +118,9 @@ def test_numbers_of_threads_are_kept_apart(made):
     first = {row["best"]["label"]: row for row in data["table"]}
     assert first["lstm-T128-B1-H128-float32-forward"]["peer"] == "ONNX Runtime"
     assert first["lstm-T128-B1-H128-float32-forward, 2 threads"]["peer"] == "OpenVINO"
-    verdicts = {v["row"]: v["holds"] for v in data["targets"] if v["target"] == "LSTM forward, each shape"}
-    assert verdicts == {
-        "lstm-T128-B1-H128-float32-forward": True,
-        "lstm-T128-B1-H128-float32-forward, 2 threads": False,
-    }
+    assert [row["lost"] for label, row in first.items() if label.startswith("lstm")] == [False, True]
+    verdicts = {v["threads"]: v["mean"][0] for v in data["targets"] if v["target"] == "LSTM, inference"}
+    assert verdicts == pytest.approx({1: 1.25, 2: 0.5})
 
 
 def test_threads_in_words():
