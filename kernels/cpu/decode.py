@@ -2,7 +2,8 @@
 
 The keys are cut into chunks of CHUNK, whatever the threads; each gives, for every row (query of a head that shares the
 keys), a partial record: its highest score, the sums of its exponentials and of the values. `combine` adds the records
-up in the order of the chunks. Within a chunk, BLOCK keys are in the first cache while all rows pass over them.
+up in the order of the chunks. Within a chunk, BLOCK keys are in the first cache while all rows pass over them; one row
+passes over them once, and takes the chunk as a whole: longer runs of memory, fewer sums that start anew.
 
 Operations: 2 S (D + Dv) a row. Bytes from outside the caches: K and V once, which is what the time goes to.
 """
@@ -10,6 +11,7 @@ Operations: 2 S (D + Dv) a row. Bytes from outside the caches: K and V once, whi
 from . import target
 from .inner import inner
 from .parts import flush_denormals, never_inline, restore_denormals
+from .records import combiner
 from .rowwise import (
     across,
     add_scaled,
@@ -18,13 +20,10 @@ from .rowwise import (
     exponential,
     multiply,
     multiply_part,
-    one_over_sum,
     outer_part,
     raised,
     scaled_row,
     store_sums,
-    weight,
-    write_row,
 )
 from .tiles import add, load, store, zeros
 
@@ -33,7 +32,7 @@ ARGUMENTS = (
     *("k", "k_batch", "k_head", "k_row"),  # (B, N / group, S, D)
     *("v", "v_batch", "v_head", "v_row"),  # (B, N / group, S, Dv)
     *("out", "N", "group", "T", "S", "D", "Dv"),  # (B, N, T, Dv) contiguous
-    "records",  # B N T chunks(S) records of `record(size, Dv)` elements
+    "records",  # B N T chunks(S) records of `records.record(size, Dv)` elements
     "work",  # `workspace(size, rows, D)` elements, the first of which holds the scale; rows: group T
     *("first", "last", "step"),  # which chunks to compute, of chunks(S) for each batch and key head
     *("first_row", "last_row"),  # then, which rows of the output to combine
@@ -46,38 +45,40 @@ def chunks(S):
     return -(-S // CHUNK)
 
 
-def record(size, Dv):
-    """Elements of a record: the highest score in every lane, the lanes' sums of exponentials, the sums of values."""
-    W = target.current().lanes(size)
-    return 2 * W + -(-Dv // W) * W
-
-
 def workspace(size, rows, D):
     """Elements of scratch memory that one caller needs: a vector with the scale; a row's query, alpha and scores."""
     W = target.current().lanes(size)
-    return W + rows * (W * -(-D // W) + W + BLOCK)
+    return W + rows * (W * -(-D // W) + W + block(rows))
+
+
+def block(rows):
+    """Keys that so many rows take at a time."""
+    return CHUNK if rows == 1 else BLOCK
 
 
 def build(size, stored):
     """stored: bytes of an element of q, k, v and out, `size` or 2, bfloat16."""
     W = target.current().lanes(size)
-    load_rows, attend, combine = _load_rows(size, stored), _attend(size, stored), _combine(size, stored)
+    load_rows, attend, combine = _load_rows(size, stored), _attend(size, stored), combiner(size, stored)
+    block_of = inner(block)
 
     @inner
     def compute(q, k, v, out, N, group, T, S, D, Dv, records, work, first, last, step, first_row, last_row):
         """q, k, v: (address, batch, head and row strides)."""
         never_inline()
         count, rows, heads = -(-S // CHUNK), group * T, N // group
+        together = block_of(rows)
         each = size * (2 * W + -(-Dv // W) * W)
         for item in range(first, last, step):
             head, chunk = item // count, item % count
             b, h = head // heads, head % heads
             load_rows((q[0] + stored * (q[1] * b + q[2] * h * group), q[2], q[3]), group, T, D, work)
-            keys = (k[0] + stored * (k[1] * b + k[2] * h), k[3], S, D)
+            keys = (k[0] + stored * (k[1] * b + k[2] * h), k[3], D)
             values = (v[0] + stored * (v[1] * b + v[2] * h), v[3], Dv)
             own = records + each * rows * item
-            for start in range(CHUNK * chunk, min(CHUNK * (chunk + 1), S), BLOCK):
-                attend(keys, values, start, rows, work, own, each, start == CHUNK * chunk)
+            end = min(CHUNK * (chunk + 1), S)
+            for start in range(CHUNK * chunk, end, together):
+                attend(keys, values, start, min(start + together, end), rows, work, own, each, start == CHUNK * chunk)
         for row in range(first_row, last_row):
             first_record = records + each * (row // rows * count * rows + row % rows)
             combine(first_record, count, each * rows, Dv, out + stored * Dv * row)
@@ -112,16 +113,16 @@ def _load_rows(size, stored):
 
 
 def _attend(size, stored):
-    """A function that takes the keys from `start` on, up to BLOCK of them, into the records of all rows."""
+    """A function that takes the keys from `start` to `end` - 1 into the records of all rows."""
     W = target.current().lanes(size)
     vector = W * size
     scores, several, single = _scores(size, stored), _accumulate(ROWS, size, stored), _accumulate(1, size, stored)
 
     @inner
-    def attend(keys, values, start, rows, work, records, each, new):
-        k, k_row, S, D = keys
+    def attend(keys, values, start, end, rows, work, records, each, new):
+        k, k_row, D = keys
         v, v_row, Dv = values
-        count, padded = min(BLOCK, S - start), -(-D // W) * W
+        count, padded = end - start, -(-D // W) * W
         queries = work + vector
         alphas = queries + size * padded * rows
         p = alphas + vector * rows
@@ -224,27 +225,3 @@ def _value_columns(m, n, size, stored):
         store(acc, sums, each // size)
 
     return columns
-
-
-def _combine(size, stored):
-    """One row of the output from its `count` records, `stride` bytes apart."""
-    W = target.current().lanes(size)
-    vector, write = W * size, write_row(stored)
-
-    @inner
-    def combine(first, count, stride, Dv, out):
-        highest = load(zeros(1, 1, size), first, 0)
-        for c in range(1, count):
-            highest = raised(highest, (first + stride * c,))
-        total = zeros(1, 1, size)
-        for c in range(count):
-            store(weight(highest, (first + stride * c,)), first + stride * c, 0)
-            total = add_scaled(total, (first + stride * c + vector, 0, first + stride * c))
-        store(one_over_sum(total, ()), first + vector, 0)
-        for d in range(0, Dv, W):
-            acc = zeros(1, 1, size)
-            for c in range(count):
-                acc = add_scaled(acc, (first + stride * c + 2 * vector + size * d, 0, first + stride * c))
-            write(acc, (out + stored * d, Dv - d, first + vector))
-
-    return combine
