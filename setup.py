@@ -24,7 +24,7 @@ setup(
     packages=find_packages(include=["seqkernels", "seqkernels.*"]) + mapped("kernels") + mapped("bench"),
     package_dir={"seqkernels.kernels": "kernels", "seqkernels.bench": "bench"},
     package_data={"seqkernels": ["py.typed"], "seqkernels.bench": ["templates/*", "*.json"]},
-    install_requires=["torch>=2.11", "numba>=0.61", "numpy>=1.26"],
+    install_requires=["torch>=2.11", "numba>=0.61", "numpy>=1.26", "filelock"],
     extras_require={
         "gpu": [TRITON],
         "bench": BENCH,

@@ -27,17 +27,20 @@ print("compiled", compile.compilations(), compile.directory())
 
 
 def run(environment, *cells, **more):
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        *cells,
-    ]  # from a folder that holds no package: it would come before PYTHONPATH
-    done = subprocess.run(
-        command, env={**environment, **more}, cwd=sys.prefix, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    *results, compiled = done.stdout.strip().splitlines()
+    return ended(start(environment, *cells, **more))
+
+
+def start(environment, *cells, **more):
+    command = [sys.executable, "-c", RUN, *cells]
+    # From a folder that holds no package: it would come before PYTHONPATH.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={**environment, **more}, cwd=sys.prefix, **pipes)
+
+
+def ended(process):
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    *results, compiled = output.strip().splitlines()
     _, count, directory = compiled.split()
     return results, int(count), Path(directory)
 
@@ -53,6 +56,12 @@ def test_a_second_process_compiles_nothing_and_every_cell_gets_its_own_code(envi
     again, count_again, _ = run(environment, *cells)
     assert count == 4 and count_again == 0  # per cell a forward and a packing
     assert again == results and len({r.split()[1] for r in results}) == 2
+
+
+def test_processes_that_start_together_compile_once(environment):
+    found = [ended(process) for process in [start(environment, "rnn_tanh") for _ in range(3)]]
+    assert sum(count for _, count, _ in found) == 2
+    assert all(results == found[0][0] for results, _, _ in found)
 
 
 def test_kernels_compiled_apart_do_not_mix_in_a_third_process(environment):

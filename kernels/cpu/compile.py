@@ -5,7 +5,8 @@ function of them, of an integer or of nothing. `kernel(name, **parameters)` comp
 point in a small generated file of its own, in a directory keyed by a hash of the cells, dropout's constants, every
 source beside this one, the versions and the target. So Numba's on-disk cache holds: an edit of any of them changes the
 directory, no two specialisations share a file (Numba would serve one's code for the other), no cached function closes
-over another (Numba would never find it again), and no two compilations share a symbol (inner.py).
+over another (Numba would never find it again), and no two compilations share a symbol (inner.py). Processes that start
+together compile a kernel once: one does, the others wait for it.
 
 The directory is SEQKERNELS_CACHE_DIR, or `seqkernels` in the user's cache directory, or one in the temporary directory
 where the former cannot be written.
@@ -17,9 +18,12 @@ import os
 import platform
 import sys
 import tempfile
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from threading import RLock
+
+from filelock import FileLock
 
 from . import target
 from .inner import signed
@@ -141,11 +145,23 @@ def _load(name, parameters):
     spec = importlib.util.spec_from_file_location(f"_seqkernels_generated.{stem}", path)
     generated = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = generated
-    with signed():
+    with _one_process(path), signed():
         spec.loader.exec_module(generated)
     if _hash_of_sources() != _sources_at_start:  # edited under a running process: not to be found again
         path.unlink(missing_ok=True)
     return generated.entry
+
+
+@contextmanager
+def _one_process(path):
+    """One process at a time, where the file system has locks: it gives them back when their holder dies."""
+    lock = FileLock(path.with_suffix(".lock"))
+    with suppress(NotImplementedError, OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_once(path, text):
