@@ -10,7 +10,7 @@ report: $(VENV)/bench.installed  ## train, generate and race; writes report/repo
 	$(BIN)/seqkernels bench $(ARGS)
 
 test: $(VENV)/dev.installed  ## the default test suite, a file at a time in each of a few processes
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check $(ARGS) .
