@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from numba import njit
 from seqkernels.kernels.cpu import crew
+from seqkernels.kernels.cpu.layout import layout
 from seqkernels.kernels.cpu.memory import integers, put
+
+from seqkernels.ops import crews
 
 join, meet = crew.functions()
 MOMENT = 2_000_000_000
@@ -111,3 +114,11 @@ def test_a_word_of_dismissal_ends_a_crew_without_a_leader():
     memory[crew.GO, 0] = crew.DISMISSED
     thread.join(10)
     assert ended == [0]
+
+
+def test_long_work_waits_longer_and_no_work_for_long():
+    """100 operations a nanosecond: at most a fiftieth of the work is spent on waiting for who may not come."""
+    shape = layout("lstm", 4, False)
+    (moment, patience), (longer, more) = (crews.waits(shape, 64, operations) for operations in (0, 10**10))
+    assert longer - moment == more - patience == 2_000_000
+    assert patience > moment > 0

@@ -21,20 +21,20 @@ def members(B, shape, H, shares):
     return min(shares, compiled().crew.MOST)
 
 
-def patience(shape, H):
-    """Nanoseconds that a thread may be late."""
-    return _PATIENCE + _step_bytes(shape, H)
+def waits(shape, H, operations):
+    """For how many nanoseconds the leader waits for members to enlist, and for one that is late: a fiftieth of the
+    time that so many operations take one thread, at 100 a nanosecond, and a little. Who is missing then stays away, and
+    of long work a half is lost with it, by a thread that was asleep or that the system had taken away for a moment."""
+    worth = int(operations / 100 / 50)
+    return _MOMENT + worth, _PATIENCE + shape.size * shape.gates * H * H + worth
 
 
-def _step_bytes(shape, H):
-    return shape.size * shape.gates * H * H
-
-
-def run(kernel, arguments, wanted, patience):
-    """kernel(*arguments, crew, leads) by `wanted` threads, this one leading, or by fewer where they do not come."""
+def run(kernel, arguments, wanted, waits):
+    """kernel(*arguments, crew, leads) by `wanted` threads, this one leading, or by fewer where they do not come. waits:
+    as the function of this name gives them."""
     crew = compiled().crew
     memory = np.zeros((crew.WORDS, crew.WORD // 8), np.int64)
-    memory[:3, 0] = wanted, _MOMENT, patience
+    memory[:3, 0] = wanted, *waits
     address = memory.ctypes.data
 
     def dismiss():

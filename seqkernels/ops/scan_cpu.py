@@ -93,7 +93,8 @@ class Scan:
         chunk = shape.slabs(H) * shape.gate_row * (kept if keeps_gates else B * min(T, compiled().steps(B)))
         self.gates_elements = D * chunk
         self._vectors, self._operations = shape.vectors, 2.0 * D * count * shape.gates * H * (I + H)
-        self._members, self._patience = crews.members(B, shape, H, shape.slabs(H) // 2), crews.patience(shape, H)
+        self._members = crews.members(B, shape, H, shape.slabs(H) // 2)
+        self._waits = crews.waits(shape, H, self._operations)
         state = kept * H  # elements of all steps
         self._directions = [
             (*x[d], stored * d * B * H, size * d * B * H, *y[d])
@@ -139,7 +140,7 @@ class Scan:
             for arguments in tasks:
                 self._kernel(*arguments, 0, 0)
         elif members > 1:
-            crews.run(self._kernel, tasks[0], members, self._patience)
+            crews.run(self._kernel, tasks[0], members, self._waits)
         else:
             threads.run(self._kernel, [(*arguments, 0, 0) for arguments in tasks])
 

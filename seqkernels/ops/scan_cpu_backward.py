@@ -70,7 +70,8 @@ class Sizes:
         self.chunks, rows = -(-T // self.length), min(T, self.length) * B
         self.kernel = compiled().kernel("scan_backward", cell=cell, size=size, stored=stored)
         self.operations = 4.0 * count * shape.gates * H * (I + H)
-        self.members, self.patience = crews.members(B, shape, H, shape.panels(H)), crews.patience(shape, H)
+        self.members = crews.members(B, shape, H, shape.panels(H))
+        self.waits = crews.waits(shape, H, self.operations)
         # Lanes of scratch memory: for the gates' gradients; then for each member.
         self.shared = 2 * rows * self.slabs * shape.gradient_row
         self.each = compiled().row_scratch(shape)(rows, I, H)
@@ -84,7 +85,7 @@ class Sizes:
     def run(self, arguments, members):
         """The kernel with its arguments up to those of a crew, by so many threads."""
         if members > 1:
-            crews.run(self.kernel, arguments, members, self.patience)
+            crews.run(self.kernel, arguments, members, self.waits)
         else:
             self.kernel(*arguments, 0, 0)
 
