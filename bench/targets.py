@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from . import timing
 from .cases import GRID, LAYERS, Case
-from .race_rows import against, timed
+from .race_rows import against, timed, with_threads
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def verdicts(rows):
             covered = against(target.peer, [row for row in mine if target.covers(Case(**row["case"]))])
             if covered:
                 judged = _judge(target, covered)
-                made.append({"target": target.text, "needed": target.needed, "threads": threads, **judged})
+                asked = {"target": target.text, "label": target.text + with_threads(threads), "needed": target.needed}
+                made.append({**asked, "threads": threads, **judged})
     return made
 
 
