@@ -16,8 +16,8 @@ from .studies import STUDIES, endurance, formats, generation, grid, training
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: seconds a model trains, last position, last step of the long stream, seconds a pair, steps
-    that a model trains whose weights are then put into other formats."""
+    """How much is measured: seconds a model trains, last position, last step of the long stream, seconds a pair and
+    a cell's step in every format, steps that a model trains whose weights are then put into other formats."""
 
     training: float
     last_position: int
@@ -76,7 +76,7 @@ def _measure(records, studies, data, seconds, amount, arguments, progress):
         "training": lambda: training.run(records, data, seconds, progress),
         "generation": lambda: generation.run(records, data, amount.last_position, progress),
         "endurance": lambda: endurance.run(records, amount.last_step, progress),
-        "formats": lambda: formats.run(records, data, amount.formats, progress),
+        "formats": lambda: formats.run(records, data, amount.formats, amount.pair, progress),
         "race": lambda: grid.run(records, arguments.amount, amount.pair, arguments.threads, progress),
     }
     for name in studies:

@@ -44,6 +44,24 @@ def against(peer, rows):
     return list(fastest.values())
 
 
+def against_floor(rows):
+    """One row a case, with the machine's floor as the peer; none where that is not known."""
+    return [_against_time(row, row["floor_seconds"]) for row in against("best", rows) if row["floor_seconds"]]
+
+
+def against_one_thread(rows, alone):
+    """One row a case, with the median of our own time in those of `alone`, of one thread, as the peer."""
+    times = {row["name"]: row["ours_seconds"] for row in timed(against("best", alone))}
+    return [_against_time(row, times[row["name"]]) for row in against("best", rows) if row["name"] in times]
+
+
+def _against_time(row, seconds):
+    if row["status"] != "ok":
+        return row
+    pair = row["rounds"][0], [seconds]
+    return {**row, "rounds": pair, "ratio": timing.ratio(*pair)}
+
+
 def timed(found):
     """The rows that have a time."""
     return [row for row in found if row["status"] == "ok"]

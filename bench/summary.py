@@ -25,6 +25,7 @@ def summarise(header, items):
         "generation": generation(by_kind),
         "endurance": endurance(by_kind),
         "formats": {item["key"]: item for item in by_kind.get("formats", [])},
+        "format_steps": format_steps(by_kind),
         "ceilings": ceilings,
         "race": rows,
         "peers": [peer.label for name, peer in providers.PEERS.items() if any(row["peer"] == name for row in rows)],
@@ -72,6 +73,17 @@ def generation(by_kind):
     last = max((p for curve in samples.values() for p in curve), default=None)
     first = min((p for curve in samples.values() for p in curve), default=None)
     return {"curves": curves, "crossovers": crossovers, "first": first, "last": last}
+
+
+def format_steps(by_kind):
+    """Cell -> its units; seconds a step with float32 weights, and the other formats' speeds over theirs."""
+    found = {}
+    for item in by_kind.get("format_steps", []):
+        rounds = dict(item["seconds"])
+        plain = rounds.pop("float32")
+        ratios = {name: timing.ratio(own, plain) for name, own in rounds.items()}
+        found[item["key"]] = {"units": item["units"], "seconds": timing.median_interval(plain), "ratios": ratios}
+    return found
 
 
 def endurance(by_kind):

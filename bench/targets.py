@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from . import timing
 from .cases import GRID, LAYERS, Case
-from .race_rows import against, timed, with_threads
+from .race_rows import against, against_floor, against_one_thread, timed, with_threads
+
+PEERS = {"best": "best peer", "floor": "the floor's speed", "one thread": "the speed of one thread"}
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Target:
     """At least this ratio, the time of the peer / our time, in the geometric mean over the rows of the grid that are
     covered; or, with each, in every one of them.
 
-    covers: of a Case. peer: the name of a provider, or "best" for the fastest peer of a row.
+    covers: of a Case. peer: the name of a provider, "best" for the fastest peer of a row, "floor" for the least time
+    that the machine allows (floors.py), "one thread" for our own time, asked of several.
     """
 
     text: str
@@ -25,8 +28,17 @@ class Target:
     @property
     def needed(self):
         """What is asked for, in few words."""
-        peer = "best peer" if self.peer == "best" else self.peer
-        return f"{'each' if self.each else 'mean'} ≥ {self.ratio:g}× {peer}"
+        return f"{'each' if self.each else 'mean'} ≥ {self.ratio:g}× {PEERS.get(self.peer, self.peer)}"
+
+    def rows(self, rows, threads):
+        """What is judged of so many threads: a row a case, with the ratio to the peer."""
+        covered = [row for row in rows if self.covers(Case(**row["case"]))]
+        mine = [row for row in covered if row["threads"] == threads]
+        if self.peer == "floor":
+            return against_floor(mine)
+        if self.peer == "one thread":
+            return against_one_thread(mine, [row for row in covered if row["threads"] == 1]) if threads > 1 else []
+        return against(self.peer, mine)
 
 
 def _cases(operations, modes, dtype="float32", ragged=False, **same):
@@ -37,6 +49,12 @@ def _cases(operations, modes, dtype="float32", ragged=False, **same):
         return fits and all(getattr(case, name) == value for name, value in same.items())
 
     return covers
+
+
+def _large(mode):
+    """covers(case) where the multiplier is what the time goes to."""
+    fits = _cases(LAYERS, [mode])
+    return lambda case: fits(case) and case.B >= 32 and case.H >= 256
 
 
 STEPPING = (*LAYERS, *(f"{operation}_cell" for operation in LAYERS))
@@ -56,6 +74,10 @@ TARGETS = [
     Target("decode, 16384 keys", 2.0, _cases(["decode"], ["forward"], T=16384)),
     Target("LSTM, bfloat16", 1.0, _cases(["lstm"], ["forward", "training"], "bfloat16")),
     Target("ragged rows against PackedSequence", 8.0, _cases(LAYERS, ["forward", "training"], ragged=True), "torch"),
+    Target("inference, B ≥ 32, H ≥ 256", 0.85, _large("forward"), "floor", each=True),
+    Target("training, B ≥ 32, H ≥ 256", 0.75, _large("training"), "floor", each=True),
+    Target("inference and steps, B = 1", 0.8, _cases(STEPPING, ["forward", "step"], B=1), "floor", each=True),
+    Target("threads on inference, B ≥ 32, H ≥ 256", 1.7, _large("forward"), "one thread", each=True),
 ]
 
 
@@ -65,9 +87,8 @@ def verdicts(rows):
     that in words. None, and open, where rows are missing."""
     made = []
     for threads in sorted({row["threads"] for row in rows}):
-        mine = [row for row in rows if row["threads"] == threads]
         for target in TARGETS:
-            covered = against(target.peer, [row for row in mine if target.covers(Case(**row["case"]))])
+            covered = target.rows(rows, threads)
             if covered:
                 judged = _judge(target, covered)
                 asked = {"target": target.text, "label": target.text + with_threads(threads), "needed": target.needed}

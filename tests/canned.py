@@ -63,6 +63,7 @@ def fill(records):
     }
     more = {"steps": 1500, "bytes_read": 32_768, "length": 512, "spread": 3.5, "source": "a text", "window": 128}
     records.add("formats", "LSTM", forms=forms, embedding=64, hidden=256, batch=16, rate=1e-2, **more)
+    records.add("format_steps", "LSTM", units=512, seconds={"float32": [128e-6] * 9, "int8 weights": [32e-6] * 9})
     lstm, gru, wrong = Case("lstm", T=128, B=1, H=128), Case("gru", T=128, B=1, H=128), Case("rnn", T=128, B=1, H=128)
     records.add("race", "1", **race(lstm, "torch", [1e-3] * 9, [1.5e-3] * 9, compilations=2))
     records.add("race", "2", **race(lstm, "onnxruntime", [1e-3] * 9, [1.25e-3] * 9, compilations=0))

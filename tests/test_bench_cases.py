@@ -80,6 +80,10 @@ def test_every_target_has_rows():
         "decode, 16384 keys": 1,
         "LSTM, bfloat16": 3,
         "ragged rows against PackedSequence": 7,
+        "inference, B ≥ 32, H ≥ 256": 21,
+        "training, B ≥ 32, H ≥ 256": 13,
+        "inference and steps, B = 1": 27,
+        "threads on inference, B ≥ 32, H ≥ 256": 21,
     }
 
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 import torch
-from canned import FINGERPRINT, fill, race
+from canned import CEILINGS, FINGERPRINT, fill, race
 from PIL import Image
-from seqkernels.bench import main, race_rows, report, targets
-from seqkernels.bench.cases import GRID
+from seqkernels.bench import floors, main, race_rows, report, targets
+from seqkernels.bench.cases import GRID, Case
 from seqkernels.bench.records import FILE, Records
 from seqkernels.bench.runners import CURVES
 
@@ -64,6 +64,25 @@ def test_a_target_on_a_whole_grid():
     assert not few["every row"] and few["LSTM, inference"] and few["LSTM, training"] and not few["RNN, inference"]
 
 
+def test_targets_of_the_floor_and_of_threads():
+    """A share of the floor is that of the row against the fastest peer; one thread's time is of the same case."""
+    case = Case("lstm", T=128, B=64, H=1024)
+    floor = floors.seconds(case, CEILINGS)
+    records = [
+        race(case, "torch", [floor / 0.9] * 9, [floor * 2] * 9),
+        race(case, "onnxruntime", [floor / 0.8] * 9, [floor] * 9),
+        race(case, "torch", [floor / 1.6] * 9, [floor] * 9, threads=2),
+    ]
+    found = {(v["target"], v["threads"]): v for v in targets.verdicts(race_rows.rows(records, CEILINGS))}
+    share = found["inference, B ≥ 32, H ≥ 256", 1]
+    assert share["least"] == pytest.approx([0.8] * 3) and share["kept"] == 0
+    assert share["needed"] == "each ≥ 0.85× the floor's speed"
+    assert found["inference, B ≥ 32, H ≥ 256", 2]["least"] == pytest.approx([0.8] * 3)  # half the floor, 1.6 times
+    text = "threads on inference, B ≥ 32, H ≥ 256"
+    assert found[text, 2]["least"] == pytest.approx([2.0] * 3) and found[text, 2]["kept"] == 1
+    assert (text, 1) not in found
+
+
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
 def test_text_is_complete(made, name):
     written = (made[0] / name).read_text(encoding="utf-8")
@@ -75,6 +94,7 @@ def test_text_is_complete(made, name):
         *("onnxruntime did not race", "does not hold", "Kernels compiled during this run: 5"),
         *("each ≥ 1× best peer", "1 of 2, 153 without a time"),
         *("int8 weights", "2.1375", "48.75%", "93.75%", "0.062", "0.25", "1,500 steps", "32,768 held-out", "is 3.50"),
+        *("LSTM, 512 units", "128 µs", "4.00 (4.00 to 4.00)"),
         *("Denormals kept", "THP_MEM_ALLOC_ENABLE unset", "onnxruntime not installed", "2,000 steps left 0 bytes"),
     ):
         assert part in written, part

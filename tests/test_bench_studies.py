@@ -122,7 +122,8 @@ def test_long_stream(tmp_path):
 
 @pytest.fixture
 def small_formats(monkeypatch):
-    for name, value in {"EMBEDDING": 8, "HIDDEN": 40, "WINDOW": 32, "BATCH": 4, "READ": 3, "LENGTH": 50}.items():
+    sizes = {"EMBEDDING": 8, "HIDDEN": 40, "WINDOW": 32, "BATCH": 4, "READ": 3, "LENGTH": 50, "UNITS": 40}
+    for name, value in sizes.items():
         monkeypatch.setattr(formats, name, value)
     data = torch.tensor(list(b"the cat sat on the mat. " * 40), dtype=torch.uint8)
     return data[:-100], data[-100:], "a text"
@@ -133,7 +134,7 @@ def test_formats_are_recorded_and_a_seed_decides(tmp_path, small_formats):
     found = []
     for folder in ("first", "second"):
         records = Records(tmp_path / folder, HEADER)
-        formats.run(records, small_formats, 30, SILENT)
+        formats.run(records, small_formats, 30, 0.01, SILENT)
         found.append(records.find("formats"))
     assert found[0] == found[1]
     assert [item["key"] for item in found[0]] == ["LSTM", "GRU"]
@@ -143,8 +144,11 @@ def test_formats_are_recorded_and_a_seed_decides(tmp_path, small_formats):
         assert 0 < forms["float64"]["largest"] < 1e-4 < forms["bfloat16 weights"]["largest"]
         assert all(abs(form["loss"] - forms["float32"]["loss"]) < 0.2 for form in forms.values())
         assert item["bytes_read"] == 150
-    formats.run(records, small_formats, 30, SILENT)
-    assert records.find("formats") == found[1]
+    for item in records.find("format_steps"):
+        assert item["units"] == 40 and set(item["seconds"]) == set(formats.WEIGHT_FORMATS)
+        assert all(len(rounds) >= 7 and min(rounds) > 0 for rounds in item["seconds"].values())
+    formats.run(records, small_formats, 30, 0.01, SILENT)
+    assert records.find("formats") == found[1] and len(records.find("format_steps")) == 2
 
 
 @pytest.mark.parametrize("form", ("bfloat16", "int8"))
