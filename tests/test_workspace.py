@@ -21,15 +21,15 @@ def no_idle_blocks():
 
 
 def test_memory_comes_back_when_the_tensor_is_gone_and_not_before():
-    first = workspace.leased(FLOATS, torch.float32)
+    first = workspace.leased((FLOATS,), torch.float32)
     address = first.data_ptr()
     view = first.view(2, -1)[1]
     del first
-    second = workspace.leased(FLOATS, torch.float32)
+    second = workspace.leased((FLOATS,), torch.float32)
     assert second.data_ptr() != address  # the view still holds it
     del view
     gc.collect()
-    again = workspace.leased(LARGE // 8, torch.float64)
+    again = workspace.leased((LARGE // 8,), torch.float64)
     assert again.data_ptr() == address
     assert again.dtype == torch.float64 and again.numel() == LARGE // 8
 
@@ -40,7 +40,7 @@ def test_autograd_gives_the_memory_back_after_backward():
     class Keep(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
-            kept = workspace.leased(x.numel(), x.dtype)
+            kept = workspace.leased((x.numel(),), x.dtype)
             ctx.save_for_backward(kept)
             return x.sum()
 
@@ -57,15 +57,15 @@ def test_autograd_gives_the_memory_back_after_backward():
 
 
 def test_much_larger_blocks_are_not_spent_on_small_tensors():
-    del (large := [workspace.leased(4 * FLOATS, torch.float32)])[0]
+    del (large := [workspace.leased((4 * FLOATS,), torch.float32)])[0]
     assert not large and len(workspace._idle) == 1
-    kept = workspace.leased(FLOATS, torch.float32)
+    kept = workspace.leased((FLOATS,), torch.float32)
     assert kept.numel() == FLOATS and len(workspace._idle) == 1
 
 
 def test_idle_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(workspace._Lease.__del__, "__defaults__", (workspace._idle, 2 * LARGE))
-    leases = [workspace.leased(FLOATS, torch.float32) for _ in range(5)]
+    leases = [workspace.leased((FLOATS,), torch.float32) for _ in range(5)]
     leases.clear()
     assert sum(block.nbytes for block in workspace._idle.values()) <= 2 * LARGE
 
@@ -76,7 +76,7 @@ def test_threads_never_share_memory():
 
     def work(value):
         for _ in range(500):
-            tensors = [workspace.leased(FLOATS, torch.float32) for _ in range(2)]
+            tensors = [workspace.leased((FLOATS,), torch.float32) for _ in range(2)]
             for sign, tensor in zip((1, -1), tensors):
                 tensor[:64] = sign * value
             if any(bool((tensor[:64] != sign * value).any()) for sign, tensor in zip((1, -1), tensors)):
@@ -104,7 +104,7 @@ def test_a_block_that_another_thread_takes_first_is_left_to_it(monkeypatch):
 
     block = torch.empty(LARGE, dtype=torch.uint8).numpy()
     monkeypatch.setattr(workspace, "_idle", Taken({id(block): block}))
-    assert workspace.leased(FLOATS, torch.float32).data_ptr() != block.ctypes.data
+    assert workspace.leased((FLOATS,), torch.float32).data_ptr() != block.ctypes.data
 
 
 def test_scratch_is_kept_per_thread():

@@ -4,7 +4,7 @@ Beside threads that take rows apart: the shares are more even, and each reads it
 after every step.
 """
 
-import numpy as np
+from array import array
 
 from . import threads
 from .compiled import compiled
@@ -33,12 +33,13 @@ def run(kernel, arguments, wanted, waits):
     """kernel(*arguments, crew, leads) by `wanted` threads, this one leading, or by fewer where they do not come. waits:
     as the function of this name gives them."""
     crew = compiled().crew
-    memory = np.zeros((crew.WORDS, crew.WORD // 8), np.int64)
-    memory[:3, 0] = wanted, *waits
-    address = memory.ctypes.data
+    memory, line = array("q", bytes(crew.WORDS * crew.WORD)), crew.WORD // 8
+    for place, number in enumerate((wanted, *waits)):
+        memory[line * place] = number
+    address = memory.buffer_info()[0]
 
     def dismiss():
-        memory[crew.GO, 0] = crew.DISMISSED
+        memory[line * crew.GO] = crew.DISMISSED
 
     members = [(*arguments, address, 0)] * (wanted - 1)
     threads.run_led(kernel, (*arguments, address, 1), members, dismiss)

@@ -110,8 +110,8 @@ class Scan:
 
     def run(self, packed, kept, *tensors, **ragged):
         """Calls it with x, h0, c0, y, h_n, c_n; returns states, of the sizes `kept`, and gates, where they are kept."""
-        states = leased(prod(kept), self._dtype).view(kept) if self._save else None
-        gates = leased(self.gates_elements, self._dtype) if self.keeps_gates else None
+        states = leased(kept, self._dtype) if self._save else None
+        gates = leased((self.gates_elements,), self._dtype) if self.keeps_gates else None
         self(packed, *[0 if t is None else t.data_ptr() for t in (*tensors, states, gates)], **ragged)
         return states, gates
 

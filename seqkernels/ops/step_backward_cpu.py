@@ -1,6 +1,6 @@
 """A single step backward on a CPU, where the weights' gradients are gathered (gathered_rows_cpu.py)."""
 
-from functools import partial, reduce
+from functools import partial
 
 import torch
 
@@ -31,9 +31,10 @@ class StepBackward:
         h0, states, gates = (t.contiguous() for t in (h0, states, gates))  # hooks may have changed the strides
         wide, (_, B, I, H), sizes = self._wide, self._numbers, self._sizes
         *dhs, dc_n = upstream
-        dhs = [d.reshape(h0.shape) for d in dhs if d is not None]
-        dh_n = (reduce(torch.add, dhs) if dhs else torch.zeros_like(h0)).contiguous()
-        dh0, dx = torch.empty_like(h0, dtype=wide), x.new_empty(x.shape) if needs_dx else None
+        dhs = [d for d in dhs if d is not None] or [torch.zeros_like(h0)]
+        dh_n = (dhs[0] if len(dhs) == 1 else dhs[0].reshape(h0.shape) + dhs[1].reshape(h0.shape)).contiguous()
+        dh0 = torch.empty_like(h0, dtype=wide)
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_dx else None
         if c0 is None:
             dc0, c = None, (0, 0)
         else:

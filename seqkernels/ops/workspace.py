@@ -30,16 +30,16 @@ def workspace(elements, dtype):
     return kept
 
 
-def leased(elements, dtype):
-    """A tensor (elements,) whose memory, if it is large, is used again once the tensor is gone."""
-    count = elements * dtype.itemsize
+def leased(shape, dtype):
+    """A tensor of this shape whose memory, if it is large, is used again once the tensor is gone."""
+    count = math.prod(shape) * dtype.itemsize
     if count < _BLOCK_BYTES:
-        return torch.empty(elements, dtype=dtype)
+        return torch.empty(shape, dtype=dtype)
     lease = np.ndarray.__new__(_Lease, count, np.uint8, _block(count))
     tensor = torch.frombuffer(lease, dtype=dtype)
     if torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory:
         tensor.fill_(math.nan)  # as torch.empty does
-    return tensor
+    return tensor.view(shape)
 
 
 class _Lease(np.ndarray):
