@@ -11,7 +11,7 @@ from .compiled import compiled, widths
 from .packed import cached
 from .splits import parts_for, ranges, worth_threads
 
-_BYTES_WORTH = 1.25  # operations that take as long as a byte of weights, where rows are few
+_BYTES_WORTH = 2.6  # operations that a byte of weights counts for: half of what the third cache holds fits the second
 
 
 class Step:
