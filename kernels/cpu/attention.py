@@ -14,11 +14,12 @@ With dropout, a call of the generator for every eight weights, and a multiplier 
 """
 
 from . import target
+from .atomics import fetch_add
 from .groups import BLOCK, GROUPS, every_group, row, vectors, whole
 from .inner import inner
 from .layout import terms
 from .operands import copy_rows, per_lane, rows_as_terms
-from .parts import flush_denormals, never_inline, restore_denormals, store_part
+from .parts import never_inline, store_part
 from .philox import multipliers
 from .softmax import advance, exponentials, log_sums, reset
 from .tiles import zeros
@@ -36,7 +37,8 @@ ARGUMENTS = (
     *("seed", "threshold"),  # of dropout (kernels/dropout.py)
     "work",  # `workspace(size, stored, D, Dv)` lanes: the first holds the scale, the second what dropout rescales by
     "groups",  # of queries that go together, up to GROUPS
-    *("first", "last", "step"),  # which items to compute, of `items(size, T, groups)` for each head
+    "taken",  # the address of an integer that callers share, 0 at first: how many items are taken
+    "items",  # of all heads, `items(size, T, groups)` of each
 )
 
 
@@ -82,15 +84,17 @@ def build(size, stored, dropout):
         end(states, each, t, count, (queries[2], D, Dv, *out))
 
     @inner
-    def compute(q, k, v, mask, sizes, results, generator, work, groups, first, last, step):
-        """Items first, first + step, ... of all heads; q, k, v, mask: (address, batch, head and row strides)."""
+    def compute(q, k, v, mask, sizes, results, generator, work, groups, taken, items):
+        """Items of all heads, one after another, of a causal head the longest first; q, k, v, mask: (address, batch,
+        head and row strides)."""
         never_inline()
         mask_kind, N, group, T, S, D, Dv, causal = sizes
         mask_size = 1 if mask_kind == BOOLS else stored
         count, together = -(-T // W), groups * n
         items_a_head = -(-count // together)
-        for i in range(first, last, step):
-            head, at = i // items_a_head, i % items_a_head * together
+        i = fetch_add(taken, 1)
+        while i < items:
+            head, at = i // items_a_head, (items_a_head - 1 - i % items_a_head) * together
             b, h = head // N, head % N
             queries = (q[0] + stored * (q[1] * b + q[2] * h), q[3], T)
             keys = (k[0] + stored * (k[1] * b + k[2] * (h // group)), k[3], S, D)
@@ -99,17 +103,16 @@ def build(size, stored, dropout):
             dropped = (*generator, work + size, head)
             out = (results[0] + stored * Dv * T * head, results[1] + size * T * head if results[1] else 0)
             item(queries, keys, values, hidden, dropped, out, at * W, min(together, count - at), work)
+            i = fetch_add(taken, 1)
 
     @inner
     def run(
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, mask, mask_batch, mask_head,
-        mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, lse, seed, threshold, work, groups, first, last, step,
+        mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, lse, seed, threshold, work, groups, taken, items,
     ):  # fmt: skip
-        mode = flush_denormals()
         q, k, v = (q, q_batch, q_head, q_row), (k, k_batch, k_head, k_row), (v, v_batch, v_head, v_row)
         mask, sizes = (mask, mask_batch, mask_head, mask_row), (mask_kind, N, group, T, S, D, Dv, causal)
-        compute(q, k, v, mask, sizes, (out, lse), (seed, threshold), work, groups, first, last, step)
-        restore_denormals(mode)
+        compute(q, k, v, mask, sizes, (out, lse), (seed, threshold), work, groups, taken, items)
 
     return run
 

@@ -18,12 +18,13 @@ once a chunk. Packing them costs as much as some ten keys, so that a chunk has h
 """
 
 from . import target
+from .atomics import fetch_add
 from .attention import BOOLS, NO_MASK
 from .groups import BLOCK, GROUPS, every_group, row, vectors, whole
 from .inner import inner
 from .layout import terms
 from .operands import fetch_rows, rows_as_terms, write_rows
-from .parts import flush_denormals, never_inline, restore_denormals
+from .parts import never_inline
 from .philox import multipliers
 from .tiles import store, zeros
 from .transposed import finish, pack_mask, pack_queries
@@ -52,7 +53,8 @@ ARGUMENTS = (
     "chunk",  # keys of a chunk, a multiple of BLOCK, of those that any query sees
     *("groups", "each"),  # `together(size, stored, D, Dv)`, `each(size, stored, D, Dv)`
     "work",  # `workspace(size, stored, D, Dv)` lanes: the first holds the scale, the second what dropout rescales by
-    *("task", "tasks", "items"),  # which items to compute, of all heads' chunks: every `tasks`-th, back and forth
+    "taken",  # the address of an integer that callers share, 0 at first: how many items are taken
+    "items",  # of all heads, the chunks of each
 )
 _STATES = 1 << 18  # bytes of the groups' states: with a block of keys they fill half of a second cache of 1 MiB
 
@@ -89,13 +91,13 @@ def build(size, stored, dropout):
     one_head, row_of = _one_head(size, stored, dropout), inner(row)
 
     @inner
-    def compute(q, k, v, mask, dout, saved, results, sizes, generator, chunk, layout, work, task, tasks, items):
+    def compute(q, k, v, mask, dout, saved, results, sizes, generator, chunk, layout, work, taken, items):
         """Tensors as (address, batch, head and row strides)."""
         never_inline()
         mask_kind, N, group, T, S, D, Dv, causal = sizes
         (out, lse), (dq, dk, dv, partial) = saved, results
         seen, mask_size = min(S, T) if causal else S, 1 if mask_kind == BOOLS else stored
-        chunks, turn, i = -(-seen // chunk), 0, task
+        chunks, i = -(-seen // chunk), fetch_add(taken, 1)
         while i < items:
             head, c = i // chunks, i % chunks
             b, h = head // (N // group), head % (N // group)
@@ -111,22 +113,19 @@ def build(size, stored, dropout):
                 of_keys = (chunk * c, min(chunk * (c + 1), seen), j == h * group)
                 of_queries = (queries, gradients, dq_chunk + size * D * T * place)
                 one_head(of_queries, (keys, values), of_keys, hidden, dropped, layout, work)
-            turn += 1
-            i = tasks * turn + (tasks - 1 - task if turn % 2 else task)
+            i = fetch_add(taken, 1)
 
     @inner
     def run(
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, mask, mask_batch, mask_head,
         mask_row, mask_kind, dout, dout_batch, dout_head, dout_row, out, lse, dq, dk, dv, partial, N, group, T, S, D,
-        Dv, causal, seed, threshold, chunk, groups, each, work, task, tasks, items,
+        Dv, causal, seed, threshold, chunk, groups, each, work, taken, items,
     ):  # fmt: skip
-        mode = flush_denormals()
         q, k, v = (q, q_batch, q_head, q_row), (k, k_batch, k_head, k_row), (v, v_batch, v_head, v_row)
         mask, dout = (mask, mask_batch, mask_head, mask_row), (dout, dout_batch, dout_head, dout_row)
         saved, results, sizes = (out, lse), (dq, dk, dv, partial), (mask_kind, N, group, T, S, D, Dv, causal)
-        shared = (chunk, (groups, each), work, task, tasks, items)
+        shared = (chunk, (groups, each), work, taken, items)
         compute(q, k, v, mask, dout, saved, results, sizes, (seed, threshold), *shared)
-        restore_denormals(mode)
 
     return run
 

@@ -10,8 +10,8 @@ Operations: 2 S (D + Dv) a row. Bytes from outside the caches: K and V once, whi
 
 from . import target
 from .inner import inner
-from .parts import flush_denormals, never_inline, restore_denormals
-from .records import combiner
+from .parts import never_inline
+from .records import combiner, record
 from .rowwise import (
     across,
     add_scaled,
@@ -32,7 +32,7 @@ ARGUMENTS = (
     *("k", "k_batch", "k_head", "k_row"),  # (B, N / group, S, D)
     *("v", "v_batch", "v_head", "v_row"),  # (B, N / group, S, Dv)
     *("out", "N", "group", "T", "S", "D", "Dv"),  # (B, N, T, Dv) contiguous
-    "records",  # B N T chunks(S) records of `records.record(size, Dv)` elements
+    "records",  # B N T chunks(S) records, `of_chunk(size, rows, Dv)` elements for each chunk
     "work",  # `workspace(size, rows, D)` elements, the first of which holds the scale; rows: group T
     *("first", "last", "step"),  # which chunks to compute, of chunks(S) for each batch and key head
     *("first_row", "last_row"),  # then, which rows of the output to combine
@@ -51,6 +51,11 @@ def workspace(size, rows, D):
     return W + rows * (W * -(-D // W) + W + block(rows))
 
 
+def of_chunk(size, rows, Dv):
+    """Elements of the records of a chunk of one key head."""
+    return rows * record(target.current().lanes(size), Dv)
+
+
 def block(rows):
     """Keys that so many rows take at a time."""
     return CHUNK if rows == 1 else BLOCK
@@ -60,7 +65,7 @@ def build(size, stored):
     """stored: bytes of an element of q, k, v and out, `size` or 2, bfloat16."""
     W = target.current().lanes(size)
     load_rows, attend, combine = _load_rows(size, stored), _attend(size, stored), combiner(size, stored)
-    block_of = inner(block)
+    block_of, record_of = inner(block), inner(record)
 
     @inner
     def compute(q, k, v, out, N, group, T, S, D, Dv, records, work, first, last, step, first_row, last_row):
@@ -68,7 +73,7 @@ def build(size, stored):
         never_inline()
         count, rows, heads = -(-S // CHUNK), group * T, N // group
         together = block_of(rows)
-        each = size * (2 * W + -(-Dv // W) * W)
+        each = size * record_of(W, Dv)
         for item in range(first, last, step):
             head, chunk = item // count, item % count
             b, h = head // heads, head % heads
@@ -88,10 +93,8 @@ def build(size, stored):
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, out, N, group, T, S, D, Dv,
         records, work, first, last, step, first_row, last_row,
     ):  # fmt: skip
-        mode = flush_denormals()
         q, k, v = (q, q_batch, q_head, q_row), (k, k_batch, k_head, k_row), (v, v_batch, v_head, v_row)
         compute(q, k, v, out, N, group, T, S, D, Dv, records, work, first, last, step, first_row, last_row)
-        restore_denormals(mode)
 
     return run
 

@@ -1,5 +1,7 @@
 """Attention on the CPU: lays out inputs, splits the work over threads."""
 
+from array import array
+
 import torch
 
 from ..kernels import dropout
@@ -68,7 +70,8 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     arguments = (*inputs.places, out.data_ptr(), *inputs.sizes, int(causal), 0 if lse is None else lse.data_ptr())
     need = attention.workspace(size, stored, D, Dv)
     start = _workspaces(tasks, need, computed(q.dtype), scale_of(scale, D), dropout_p)
-    rest = [(start + i * need * size, together, i, items, tasks) for i in range(tasks)]
+    taken = array("q", [0])
+    rest = [(start + i * need * size, together, taken.buffer_info()[0], items) for i in range(tasks)]
     threads.run(entry, [(*arguments, *inputs.generator, *own) for own in rest])
 
 
@@ -94,7 +97,8 @@ def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=
     layout = attention_backward.together(*sizes), attention_backward.each(*sizes)
     need = attention_backward.workspace(*sizes)
     start = _workspaces(tasks, need, dq.dtype, scale_of(scale, D), dropout_p)
-    rest = [(start + i * need * size, i, tasks, items) for i in range(tasks)]
+    taken = array("q", [0])
+    rest = [(start + i * need * size, taken.buffer_info()[0], items) for i in range(tasks)]
     threads.run(entry, [(*arguments, *layout, *own) for own in rest])
     for i in range(1, chunks):
         first = chunk * i if causal else 0  # the queries before it see none of the chunk

@@ -6,7 +6,6 @@ import torch
 from .._check import overridden, stored
 from ..kernels.cpu import decode as kernels
 from ..kernels.cpu.compile import kernel
-from ..kernels.cpu.records import record
 from . import threads
 from .compiled import computed, widths
 from .guards import guard
@@ -48,7 +47,7 @@ class Decode:
         self._sizes, self._entry = (N, group, T), kernel("decode", size=self._size, stored=stored)
         self._heads, self._rows, self._values = B * heads, B * N * T, (D, Dv)
         self._need = kernels.workspace(self._size, group * T, D)
-        self._record = group * T * record(self._size, Dv)
+        self._record = kernels.of_chunk(self._size, group * T, Dv)
         self._bytes = B * heads * (D + Dv) * stored
 
     def __call__(self, q, k, v, S, scale):
