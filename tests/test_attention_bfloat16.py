@@ -224,6 +224,6 @@ def test_the_bits_do_not_depend_on_the_threads(B, N, heads, T, p, causal):
         assert all(map(torch.equal, by_kernels(*given), alone))
 
 
-@without_dots.features_and_tests("grouped_heads", "not without", "not without")
+@without_dots.features_and_tests(None, "not without", "not without")
 def test_without_the_instruction(features, chosen, kernel_environment):
     without_dots.run(__file__, features, chosen, kernel_environment)

@@ -29,34 +29,39 @@ def test_shapes_follow_from_the_instruction_set(triple, features, name, lanes, r
 
 
 SCAN = """
+import sys
 import torch
 from seqkernels.kernels.cpu import target
 from seqkernels.ops import scan_cpu
 assert target.current().name == "AVX2", target.current()
 torch.set_num_threads(1)
-for kind, cell in ((torch.nn.LSTM, "lstm"), (torch.nn.GRU, "gru"), (torch.nn.RNN, "rnn_tanh")):
-    module = kind(9, 21).double()
-    weights = [p.detach() for p in module.parameters()]
-    x, h = torch.randn(5, 7, 9, dtype=torch.float64, requires_grad=True), torch.zeros(1, 7, 21, dtype=torch.float64)
-    c = h if cell == "lstm" else None
-    dy = torch.randn(5, 7, 21, dtype=torch.float64)
-    wanted = module(x)[0]
-    gradients = torch.autograd.grad(wanted, [x, *module.parameters()], dy)
-    y, _, _, states, gates = scan_cpu.forward(cell, x.detach(), h, c, weights, False, True)
-    args = (x.detach(), h, c, weights, states, gates, False, True, True)
-    dx, _, _, dw = scan_cpu.backward(cell, dy, None, None, *args)
-    for ours, theirs in zip((y, dx, *dw), (wanted, *gradients)):
-        assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max(), cell
+kind, cell = getattr(torch.nn, sys.argv[1]), sys.argv[2]
+module = kind(9, 21).double()
+weights = [p.detach() for p in module.parameters()]
+x, h = torch.randn(5, 7, 9, dtype=torch.float64, requires_grad=True), torch.zeros(1, 7, 21, dtype=torch.float64)
+c = h if cell == "lstm" else None
+dy = torch.randn(5, 7, 21, dtype=torch.float64)
+wanted = module(x)[0]
+gradients = torch.autograd.grad(wanted, [x, *module.parameters()], dy)
+y, _, _, states, gates = scan_cpu.forward(cell, x.detach(), h, c, weights, False, True)
+args = (x.detach(), h, c, weights, states, gates, False, True, True)
+dx, _, _, dw = scan_cpu.backward(cell, dy, None, None, *args)
+for ours, theirs in zip((y, dx, *dw), (wanted, *gradients)):
+    assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 print("agrees")
 """
 
 
+SLOW = pytest.mark.slow
+CELLS = [("LSTM", "lstm"), pytest.param("GRU", "gru", marks=SLOW), pytest.param("RNN", "rnn_tanh", marks=SLOW)]
+
+
 @pytest.mark.skipif(target.current().triple.split("-")[0] != "x86_64", reason="AVX2 is an x86-64 instruction set")
 @pytest.mark.skipif(target.current().name == "AVX2", reason="all tests run on AVX2 here")
-def test_avx2_scan_agrees_with_torch(kernel_environment):
-    done = subprocess.run(
-        [sys.executable, "-c", SCAN], env={**kernel_environment, **AVX2}, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("module, cell", CELLS)
+def test_avx2_scan_agrees_with_torch(module, cell, kernel_environment):
+    command = [sys.executable, "-c", SCAN, module, cell]
+    done = subprocess.run(command, env={**kernel_environment, **AVX2}, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "agrees", done.stderr
 
 

@@ -21,9 +21,9 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def features_and_tests(some, others, without):
-    """Marks a test of (features, chosen): which of a file's tests to run on AVX2, in the default suite and, slow, the
-    others; and, slow, on AVX-512 without the instruction."""
-    cases = [pytest.param(AVX2, some, id="avx2")]
+    """Marks a test of (features, chosen): which of a file's tests to run on AVX2, in the default suite, None for none,
+    and, slow, the others; and, slow, on AVX-512 without the instruction."""
+    cases = [pytest.param(AVX2, some, id="avx2")] * (some is not None)
     cases.append(pytest.param(AVX2, others, id="avx2 the rest", marks=pytest.mark.slow))
     cases.append(pytest.param(AVX512, without, id="avx512 without the instruction", marks=pytest.mark.slow))
     x86 = target.current().triple.split("-")[0] == "x86_64"

@@ -85,8 +85,7 @@ def build(size, stored, dropout):
 
     @inner
     def compute(q, k, v, mask, sizes, results, generator, work, groups, taken, items):
-        """Items of all heads, one after another, of a causal head the longest first; q, k, v, mask: (address, batch,
-        head and row strides)."""
+        """Of all heads' items, a causal head's longest first; q, k, v, mask: (address, batch, head and row strides)."""
         never_inline()
         mask_kind, N, group, T, S, D, Dv, causal = sizes
         mask_size = 1 if mask_kind == BOOLS else stored
