@@ -35,8 +35,8 @@ ARGUMENTS = (
     *("out", "N", "group", "T", "S", "D", "Dv", "causal"),  # (B, N, T, Dv) contiguous
     "lse",  # (B, N, T) contiguous, the logarithms of the sums of exponentials; 0: they are not wanted
     *("seed", "threshold"),  # of dropout (kernels/dropout.py)
-    "work",  # `workspace(size, stored, D, Dv)` lanes: the first holds the scale, the second what dropout rescales by
     "groups",  # of queries that go together, up to GROUPS
+    "work",  # `workspace(size, stored, D, Dv)` lanes: the first holds the scale, the second what dropout rescales by
     "taken",  # the address of an integer that callers share, 0 at first: how many items are taken
     "items",  # of all heads, `items(size, T, groups)` of each
 )
@@ -84,7 +84,7 @@ def build(size, stored, dropout):
         end(states, each, t, count, (queries[2], D, Dv, *out))
 
     @inner
-    def compute(q, k, v, mask, sizes, results, generator, work, groups, taken, items):
+    def compute(q, k, v, mask, sizes, results, generator, groups, work, taken, items):
         """Of all heads' items, a causal head's longest first; q, k, v, mask: (address, batch, head and row strides)."""
         never_inline()
         mask_kind, N, group, T, S, D, Dv, causal = sizes
@@ -107,11 +107,11 @@ def build(size, stored, dropout):
     @inner
     def run(
         q, q_batch, q_head, q_row, k, k_batch, k_head, k_row, v, v_batch, v_head, v_row, mask, mask_batch, mask_head,
-        mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, lse, seed, threshold, work, groups, taken, items,
+        mask_row, mask_kind, out, N, group, T, S, D, Dv, causal, lse, seed, threshold, groups, work, taken, items,
     ):  # fmt: skip
         q, k, v = (q, q_batch, q_head, q_row), (k, k_batch, k_head, k_row), (v, v_batch, v_head, v_row)
         mask, sizes = (mask, mask_batch, mask_head, mask_row), (mask_kind, N, group, T, S, D, Dv, causal)
-        compute(q, k, v, mask, sizes, (out, lse), (seed, threshold), work, groups, taken, items)
+        compute(q, k, v, mask, sizes, (out, lse), (seed, threshold), groups, work, taken, items)
 
     return run
 

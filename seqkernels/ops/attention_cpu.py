@@ -69,10 +69,8 @@ def _run(q, k, v, mask, causal, scale, dropout_p, seed, out, lse):
     tasks = min(tasks, items)
     arguments = (*inputs.places, out.data_ptr(), *inputs.sizes, int(causal), 0 if lse is None else lse.data_ptr())
     need = attention.workspace(size, stored, D, Dv)
-    start = _workspaces(tasks, need, computed(q.dtype), scale_of(scale, D), dropout_p)
-    taken = array("q", [0])
-    rest = [(start + i * need * size, together, taken.buffer_info()[0], items) for i in range(tasks)]
-    threads.run(entry, [(*arguments, *inputs.generator, *own) for own in rest])
+    scales = scale_of(scale, D), dropout.rescale(dropout_p)
+    _take(entry, (*arguments, *inputs.generator, together), items, tasks, need, computed(q.dtype), scales)
 
 
 def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=0.0, seed=None):
@@ -95,11 +93,8 @@ def backward(dout, q, k, v, mask, out, lse, causal=False, scale=None, dropout_p=
     arguments = (*inputs.places, *place(dout), *results, *inputs.sizes, int(causal), *inputs.generator, chunk)
     sizes = size, stored, D, Dv
     layout = attention_backward.together(*sizes), attention_backward.each(*sizes)
-    need = attention_backward.workspace(*sizes)
-    start = _workspaces(tasks, need, dq.dtype, scale_of(scale, D), dropout_p)
-    taken = array("q", [0])
-    rest = [(start + i * need * size, taken.buffer_info()[0], items) for i in range(tasks)]
-    threads.run(entry, [(*arguments, *layout, *own) for own in rest])
+    need, scales = attention_backward.workspace(*sizes), (scale_of(scale, D), dropout.rescale(dropout_p))
+    _take(entry, (*arguments, *layout), items, tasks, need, dq.dtype, scales)
     for i in range(1, chunks):
         first = chunk * i if causal else 0  # the queries before it see none of the chunk
         dq[:, :, first:] += others[i - 1, :, :, first:]
@@ -137,12 +132,15 @@ def _tasks_for(operations):
     return max(1, min(torch.get_num_threads(), int(operations / _OPERATIONS_A_TASK)))
 
 
-def _workspaces(tasks, need, dtype, scale, dropout_p):
-    """The address of scratch memory, `need` elements for each task; the first two hold what to scale and rescale by."""
+def _take(entry, arguments, items, tasks, need, dtype, scales):
+    """Has `tasks` threads take the items one after another, each with `need` elements of scratch memory, of which the
+    first two are what to scale and to rescale by."""
     work, start = scratch(tasks * need, dtype)
-    work[: tasks * need : need] = scale
-    work[1 : tasks * need : need] = dropout.rescale(dropout_p)
-    return start
+    for i, value in enumerate(scales):
+        work[i : tasks * need : need] = value
+    taken = array("q", [0])
+    own = (start + i * need * work.itemsize for i in range(tasks))
+    threads.run(entry, [(*arguments, memory, taken.buffer_info()[0], items) for memory in own])
 
 
 def _mask_rows(mask, shape):
